@@ -1,0 +1,72 @@
+"""The engine's configuration: frozen, checked, and resolved once. Nothing here reads the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helix_mlx.errors import SettingsError
+from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS
+
+_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How an engine runs a pair; what does not change from request to request.
+
+    Args:
+        page_size: positions in one page of KV memory.
+        kv_memory: bytes for the page pool; None takes a share of the device's recommended working set.
+        max_context: most positions of one sequence, prompt and answer; None takes the model's own limit.
+        draft_tokens: K, the drafts a cycle; 0 is plain decoding; None takes the default.
+        drafter: "model" or "none".
+        lookahead: 1 reads a cycle's tokens after the next one is enqueued; 0 reads them at once.
+        prefill_chunk: positions a prefill pass reads at most.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+
+    page_size: int = 16
+    kv_memory: int | None = None
+    max_context: int | None = None
+    draft_tokens: int | None = None
+    drafter: str = "model"
+    lookahead: int = 0
+    prefill_chunk: int = 512
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.page_size <= 1024:
+            raise SettingsError(f"page-size is {self.page_size}, but has to be between 1 and 1024 (16 is the default)")
+        if self.kv_memory is not None and self.kv_memory < 1:
+            raise SettingsError(f"kv-memory is {self.kv_memory}, but has to be a number of bytes such as 2GB")
+        if self.max_context is not None and self.max_context < 2:
+            raise SettingsError(f"max-context is {self.max_context}, but has to be at least 2")
+        check_draft_tokens(self.draft_tokens)
+        if self.drafter not in DRAFTERS:
+            raise SettingsError(f"drafter is {self.drafter}, but has to be one of {', '.join(DRAFTERS)}")
+        if self.lookahead not in (0, 1):
+            raise SettingsError(f"lookahead is {self.lookahead}, but has to be 0 or 1")
+        if self.prefill_chunk < 1:
+            raise SettingsError(f"prefill-chunk is {self.prefill_chunk}, but has to be at least 1")
+
+
+def check_draft_tokens(draft_tokens: int | None) -> None:
+    """Raise SettingsError where a draft length is out of range; None stands for "auto"."""
+    if draft_tokens is not None and not 0 <= draft_tokens <= MAX_DRAFT_TOKENS:
+        raise SettingsError(f"draft-tokens is {draft_tokens}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}")
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes from "512MB", "2GiB" or "1000000".
+
+    Raises:
+        SettingsError: the text is no such number.
+    """
+    digits = text.strip().rstrip("bBkKmMgGiI").strip()
+    unit = text.strip()[len(digits) :].strip().lower()
+    try:
+        return int(float(digits) * _UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise SettingsError(f"kv-memory is {text!r}, but has to be a number of bytes such as 512MB or 2GB") from None

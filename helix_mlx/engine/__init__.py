@@ -1,0 +1,1 @@
+"""Floor 5: sequences, the one cycle, and the facade that callers use."""

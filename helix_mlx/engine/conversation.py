@@ -1,0 +1,96 @@
+"""A conversation: its pages stay between turns, so that a turn prefills only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from collections.abc import Sequence as Seq
+from types import TracebackType
+
+from helix_mlx.engine.core import Core
+from helix_mlx.engine.generation import Cancel, Progress
+from helix_mlx.engine.sequence import Sequence
+from helix_mlx.models.tokenizer import Message
+from helix_mlx.request import Chunk, SamplingParams
+
+
+class Conversation:
+    """Turns on an engine, with the keys and values of the last one kept. A context manager.
+
+    Args:
+        core: the engine it runs on.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._running: Generator[Chunk] | None = None
+        self._last: Sequence | None = None
+        self._last_prompt = ""
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def stream(
+        self, messages: Seq[Message], params: SamplingParams | None = None, *, draft_tokens: int | None = None,
+        cancel: Cancel | None = None, progress: Progress | None = None,
+    ) -> Iterator[Chunk]:
+        """Answer the conversation so far, piece by piece.
+
+        Args:
+            messages: all of it, the new message last. What it shares with the turn before is not read again.
+            params: the settings.
+            draft_tokens, cancel, progress: as in `Engine.stream`.
+
+        Yields:
+            A chunk a token, and a last one with the finish reason and the stats.
+
+        Raises:
+            HelixError: the conversation does not fit the context, or a setting is out of range.
+        """
+        self._stop_running()
+        prompt = self._core.pair.tokenizer.render_chat(messages)
+        tokens = self._tokens(prompt)
+        last = self._last
+        self._core.draft_length(draft_tokens)
+        sequence = self._core.admit(tokens, params or SamplingParams(), last)
+        held = sequence.rewind(last) if last else 0
+        self._last, self._last_prompt = sequence, prompt
+        self._running = self._stream(sequence, held, draft_tokens, cancel, progress)
+        return self._running
+
+    def reset(self) -> None:
+        """Forget everything and give the pages back."""
+        self._stop_running()
+        if self._last is not None:
+            self._core.release(self._last)
+        self._last, self._last_prompt = None, ""
+
+    def close(self) -> None:
+        """The same as `reset`."""
+        self.reset()
+
+    def _stream(
+        self, sequence: Sequence, held: int, draft_tokens: int | None, cancel: Cancel | None, progress: Progress | None
+    ) -> Generator[Chunk]:
+        yield from (chunk for _, chunk in self._core.generation([sequence], draft_tokens, cancel, progress).run([held]))
+        yield Chunk(sequence.answer.finish(), finish_reason=sequence.finish_reason, stats=sequence.stats)
+
+    def _stop_running(self) -> None:
+        """End an answer that its reader has left, so that its keys and values can be taken over."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _tokens(self, prompt: str) -> list[int]:
+        """The prompt's tokens, on top of the very tokens that were generated where the text goes on from them.
+
+        A model does not always write its answer in the tokens that its tokenizer would choose for the text.
+        """
+        tokenizer, last = self._core.pair.tokenizer, self._last
+        if last is not None and last.tokens[-1] in last.eos_ids:
+            so_far = self._last_prompt + last.answer.text
+            if prompt.startswith(so_far):
+                return last.tokens[:-1] + tokenizer.encode_rendered(prompt[len(so_far) :])
+        return tokenizer.encode_rendered(prompt)

@@ -1,0 +1,87 @@
+"""How much KV memory there is, and how much of it is held."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from helix_mlx.config import EngineConfig
+from helix_mlx.engine.sequence import Sequence
+from helix_mlx.errors import MemoryBudgetError, SettingsError
+from helix_mlx.models.pair import Pair
+from helix_mlx.paging.page_pool import PagePool
+
+DEFAULT_CONTEXT = 4096
+"""Where a model does not say how many positions it was made for."""
+DEFAULT_SEQUENCES = 4
+"""Whole contexts that the pool holds where the device has memory to spare and nobody says otherwise."""
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """KV memory at a moment. `bytes` is what the pool takes, `waste` the share of held positions not in use."""
+
+    pages_total: int
+    pages_used: int
+    bytes: int
+    waste: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary, ready for `json.dumps`."""
+        return asdict(self)
+
+
+def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineConfig]:
+    """The page pool for a pair, and the configuration with `kv_memory` and `max_context` filled in.
+
+    Raises:
+        SettingsError: the context is longer than the model was made for.
+        MemoryBudgetError: the memory does not hold one page, or not the context that was asked for.
+    """
+    models = [pair.target.layers] + ([pair.draft.layers] if pair.draft else [])
+    per_page = PagePool.bytes_per_page(models, config.page_size)
+    limit = pair.target.max_context or DEFAULT_CONTEXT
+    if config.max_context is not None and config.max_context > limit:
+        raise SettingsError(f"max-context is {config.max_context}, but {pair.name} was made for {limit} positions; ask for at most that")
+    context = config.max_context or limit
+    wanted = DEFAULT_SEQUENCES * -(-context // config.page_size) + 1
+    budget = config.kv_memory if config.kv_memory is not None else min(wanted * per_page, spare_memory(pair))
+    pages = budget // per_page - 1  # one page is the page of zeros
+    if pages < 1:
+        raise MemoryBudgetError(
+            f"{budget} bytes of KV memory hold no page of {config.page_size} positions for {pair.name}: "
+            f"raise --kv-memory to at least {2 * per_page}"
+        )
+    capacity = pages * config.page_size
+    if config.max_context is not None and config.max_context > capacity:
+        needed = (-(-config.max_context // config.page_size) + 1) * per_page
+        raise MemoryBudgetError(
+            f"{budget} bytes of KV memory hold {capacity} positions, fewer than the {config.max_context} of --max-context: "
+            f"raise --kv-memory to at least {needed}, or lower --max-context"
+        )
+    resolved = replace(config, kv_memory=budget, max_context=min(context, capacity))
+    return PagePool(models, config.page_size, pages), resolved
+
+
+def spare_memory(pair: Pair) -> int:
+    """Bytes that the pool may take unasked: a share of what the device recommends, less the weights."""
+    info = mx.device_info()
+    weights = pair.target.nbytes + (pair.draft.nbytes if pair.draft else 0)
+    if "max_recommended_working_set_size" in info:
+        return max(0, int(info["max_recommended_working_set_size"]) - weights) // 2
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(0, physical - weights) // 4
+
+
+def report(pool: PagePool, live: Iterable[Sequence]) -> MemoryReport:
+    """What is held now, and by which share in vain."""
+    used = pool.allocator.pages_used
+    held, filled = used * pool.page_size, 0
+    for sequence in live:
+        held += sequence.target.tail.slots
+        filled += sequence.length
+    return MemoryReport(pool.allocator.pages_total, used, pool.nbytes, 1 - filled / held if held else 0.0)

@@ -1,0 +1,34 @@
+"""What can go wrong by the user's hand. Each message says what is wrong and what to do about it.
+
+The command line turns a `HelixError` into one line and exit code 2. Mistakes of our own are `assert`s.
+"""
+
+from __future__ import annotations
+
+
+class HelixError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class SettingsError(HelixError):
+    """A setting is out of range or contradicts another."""
+
+
+class ModelError(HelixError):
+    """A model is missing, unreadable, unsupported, or unsafe to load."""
+
+
+class PairError(HelixError):
+    """A draft and a target do not belong together."""
+
+
+class PromptError(HelixError):
+    """A prompt is empty or does not fit the context."""
+
+
+class MemoryBudgetError(HelixError):
+    """The KV memory is too small for what was asked."""
+
+
+class ClosedError(HelixError):
+    """The engine has been closed."""

@@ -1,0 +1,1 @@
+"""Floor 1: operations on arrays, each in plain MLX (its definition) beside its fast forms."""

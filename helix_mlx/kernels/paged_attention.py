@@ -1,0 +1,104 @@
+"""Attention over pages and a tail, in plain MLX: the definition that every fast form is held to.
+
+Position p of a sequence lies in its pages while p < committed, and at tail slot p - committed after that.
+Gathering puts position p at index p, so keys are summed in position order: on the CPU the result is bitwise
+that of a contiguous cache, whatever the page size, the batch, or where the tail begins.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+
+def gather_run(pages: mx.array, run: tuple[int, int], tail: mx.array, limit: int) -> mx.array:
+    """One sequence whose pages lie side by side: a slice of the pool, then the tail.
+
+    Args:
+        pages: [n_pages, page_size, heads, dim], one layer's keys or values.
+        run: the first page and how many follow each other, from position 0 on.
+        tail: [1, tail_slots, heads, dim]; slot 0 is the first position after the run.
+        limit: positions wanted at most.
+
+    Returns:
+        [1, heads, S, dim] with S = min(limit, positions held).
+    """
+    first, count = run
+    heads, dim = pages.shape[2:]
+    if count == 0:
+        return tail[:, :limit].transpose(0, 2, 1, 3)
+    paged = pages[first : first + count].reshape(1, -1, heads, dim)
+    joined = mx.concatenate([paged, tail[:, : limit - paged.shape[1]]], axis=1)
+    return joined.transpose(0, 2, 1, 3)
+
+
+def gather(pages: mx.array, block_table: mx.array, committed: mx.array, tail: mx.array, limit: int) -> mx.array:
+    """A ragged batch: pages through the block table, with each tail laid over its own first free position.
+
+    Args:
+        pages: [n_pages, page_size, heads, dim], one layer's keys or values.
+        block_table: [B, W] int32 page numbers; columns after a sequence's last page name the page of zeros,
+            and W leaves room for the tail: W * page_size >= committed + tail_slots.
+        committed: [B] int32, positions in pages.
+        tail: [B, tail_slots, heads, dim].
+        limit: positions wanted at most.
+
+    Returns:
+        [B, heads, S, dim] with S = min(limit, W * page_size).
+    """
+    batch, slots, heads, dim = tail.shape
+    joined = pages[block_table].reshape(batch, -1, heads, dim)
+    joined[mx.arange(batch)[:, None], committed[:, None] + mx.arange(slots)[None]] = tail
+    return joined[:, :limit].transpose(0, 2, 1, 3)
+
+
+def attention_mask(lengths: mx.array, rows: int, keys: int, window: int | None) -> mx.array:
+    """Which keys each row sees: row i sits at position length + i and sees positions up to its own.
+
+    Args:
+        lengths: [B] int32, positions before the rows.
+        rows: M, query rows a sequence.
+        keys: S, gathered positions.
+        window: positions a row sees at most, its own included; None is all.
+
+    Returns:
+        [B, 1, M, S] bool.
+    """
+    at = (lengths[:, None] + mx.arange(rows)[None])[:, None, :, None]
+    position = mx.arange(keys)
+    seen = position <= at
+    if window is not None:
+        seen = seen & (position > at - window)
+    return seen
+
+
+def paged_attention(
+    queries: mx.array,
+    pages: tuple[mx.array, mx.array],
+    block_table: mx.array,
+    committed: mx.array,
+    tail: tuple[mx.array, mx.array],
+    lengths: mx.array,
+    *,
+    scale: float,
+    window: int | None = None,
+    sinks: mx.array | None = None,
+) -> mx.array:
+    """The one attention operation over pages and tail, of which the functions above are the parts.
+
+    Args:
+        queries: [B, query_heads, M, dim]; row i of a sequence sits at position lengths + i.
+        pages: keys and values, each [n_pages, page_size, kv_heads, dim].
+        block_table, committed: as in `gather`.
+        tail: keys and values, each [B, tail_slots, kv_heads, dim], the M rows' own included.
+        lengths: [B] int32.
+        scale: multiplies the scores.
+        window: as in `attention_mask`.
+        sinks: [query_heads], the attention sinks of models that have them.
+
+    Returns:
+        [B, query_heads, M, value_dim].
+    """
+    limit = block_table.shape[1] * pages[0].shape[1]
+    keys, values = (gather(p, block_table, committed, t, limit) for p, t in zip(pages, tail, strict=True))
+    mask = attention_mask(lengths, queries.shape[2], keys.shape[2], window)
+    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks)

@@ -1,0 +1,1 @@
+"""Floor 3: models, tokenizers and pairs, loaded through mlx-lm."""

@@ -1,0 +1,203 @@
+"""From a name to a model in memory: the folder, its checks, its weights, and what its layers keep."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.rope_utils import DynamicNTKScalingRoPE
+from mlx_lm.utils import load_config, load_model
+
+from helix_mlx.errors import ModelError
+from helix_mlx.models.pairs import source_path
+from helix_mlx.models.tokenizer import one_line
+from helix_mlx.paging.page_pool import LayerShape
+
+_FILES = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
+_GROUPED_MASKS = frozenset({"gemma2"})
+"""Families that do their own attention with grouped query heads on an axis of their own."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory.
+
+    `layers` is what each of its cache objects keeps; `vocab_size` the width of its logits; `max_context` the
+    positions it was made for, or None where it does not say.
+    """
+
+    source: str
+    folder: Path
+    model: nn.Module
+    config: dict[str, Any]
+    layers: tuple[LayerShape, ...]
+    vocab_size: int
+    max_context: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        from mlx.utils import tree_flatten
+
+        return sum(array.nbytes for _, array in tree_flatten(self.model.parameters()))
+
+
+def fetch(source: str) -> Path:
+    """The folder of a model: as named, from the cache, or downloaded from the hub.
+
+    Raises:
+        ModelError: there is no such folder or repository, it cannot be reached, or the disk is full.
+    """
+    if (folder := source_path(source)) is not None:
+        return folder
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise ModelError(f"there is no folder {source}; name a folder, a repository such as org/model, or a pair of `helix-mlx pairs`")
+    try:
+        return Path(snapshot_download(source, allow_patterns=_FILES))
+    except GatedRepoError as error:
+        raise ModelError(f"{source} is gated: accept its licence on the hub, then run `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"there is no repository {source}, or it is private: check the name, or run `hf auth login`") from error
+    except HFValidationError as error:
+        raise ModelError(f"{source} is neither a folder nor a repository name: {one_line(error)}") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError, TimeoutError) as error:
+        raise ModelError(f"cannot reach the hub for {source}: {one_line(error)}; check the network, or name a folder") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ModelError(f"the disk is full: {source} was not fetched; free some space and try again") from error
+        raise ModelError(f"cannot fetch {source}: {one_line(error)}; check the network, or name a folder") from error
+
+
+def load(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
+    """Load a model for the device in use.
+
+    On a CPU everything that is not quantised, scales included, becomes float32: MLX multiplies 4-bit weights
+    nine times faster with such scales there.
+
+    Args:
+        source: a folder, or a repository on the hub.
+        trust_remote_code: allow a model that brings Python code of its own.
+
+    Raises:
+        ModelError: missing, unreadable, unsupported or unsafe.
+    """
+    folder = fetch(source)
+    config = read_config(folder, trust_remote_code)
+    try:
+        model, config = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
+        if mx.default_device() == mx.Device(mx.cpu):
+            model.set_dtype(mx.float32)
+        mx.eval(model.parameters())
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} holds no weights (model*.safetensors); fetch the model again") from error
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot load the weights in {folder}: {one_line(error)}; fetch the model again") from error
+    layers, vocab_size = probe(model, config)
+    text_config = config.get("text_config") or {}
+    limit = config.get("max_position_embeddings") or text_config.get("max_position_embeddings")
+    return LoadedModel(source, folder, model, config, layers, vocab_size, limit)
+
+
+def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
+    """A model's configuration, checked before any of its weights is read.
+
+    Raises:
+        ModelError: it is missing, unreadable, of an unknown type, or wants to run code of its own.
+    """
+    from mlx_lm.utils import _get_classes
+
+    try:
+        config: dict[str, Any] = load_config(folder)
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is no model: it has no config.json; name a folder with an MLX model") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{folder / 'config.json'} is damaged: {one_line(error)}; fetch the model again") from error
+    if config.get("model_file") is not None:
+        if not trust_remote_code:
+            raise ModelError(
+                f"{folder} wants to run its own code ({config['model_file']}); "
+                "read it, and add --trust-remote-code if you trust it"
+            )
+        return config
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{folder / 'config.json'} names no model_type; name a folder with an MLX model")
+    try:
+        _get_classes(config)
+    except ValueError as error:
+        raise ModelError(
+            f"mlx-lm does not know the model type {config['model_type']!r} of {folder}; update mlx-lm, or name another model"
+        ) from error
+    return config
+
+
+def probe(model: nn.Module, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], int]:
+    """What each layer keeps for a position, and the width of the logits, read off one pass that is never evaluated.
+
+    Raises:
+        ModelError: a layer keeps something else than keys and values.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, DynamicNTKScalingRoPE):
+            raise ModelError(f"{name} turns by the length of the text, which speculation cannot take back; name another model")
+    windows = [_window(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
+    probes = [_ProbeCache() for _ in windows]
+    logits = model(mx.zeros((1, 1), mx.int32), cache=probes)
+    shapes = []
+    for index, (probed, window) in enumerate(zip(probes, windows, strict=True)):
+        if probed.shape is None:
+            raise ModelError(f"layer {index} keeps no keys and values that Helix can page; name another model")
+        shapes.append(replace(probed.shape, window=window, mask_rank=_mask_rank(config)))
+    return tuple(shapes), int(logits.shape[-1])
+
+
+def _window(index: int, cache: object) -> int | None:
+    if type(cache) is KVCache:
+        return None
+    if type(cache) is RotatingKVCache and cache.keep == 0:
+        return int(cache.max_size)
+    raise ModelError(
+        f"layer {index} keeps a {type(cache).__name__}, which Helix cannot roll back yet; "
+        "it runs models whose layers all keep keys and values"
+    )
+
+
+def _mask_rank(config: dict[str, Any]) -> int:
+    grouped = config.get("num_attention_heads") != config.get("num_key_value_heads")
+    return 5 if config.get("model_type") in _GROUPED_MASKS and grouped else 4
+
+
+class _ProbeCache:
+    """Notes the shapes of what a layer stores."""
+
+    def __init__(self) -> None:
+        self.offset = mx.zeros((1,), mx.int32)
+        self.shape: LayerShape | None = None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        (_, key_heads, _, key_dim), (_, value_heads, _, value_dim) = keys.shape, values.shape
+        self.shape = LayerShape(key_heads, key_dim, value_heads, value_dim, keys.dtype)
+        return keys, values
+
+    def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> mx.array | None:  # noqa: N803
+        return mx.ones((N, N), mx.bool_) if return_array else None
+
+
+def layer_bytes(models: Sequence[Sequence[LayerShape]]) -> int:
+    """Bytes that one position takes in all layers of all models."""
+    return sum(shape.bytes_per_position for layers in models for shape in layers)

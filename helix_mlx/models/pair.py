@@ -1,0 +1,82 @@
+"""A pair: a target, an optional draft, and one tokenizer for both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helix_mlx.errors import PairError, SettingsError
+from helix_mlx.models.loader import LoadedModel, load
+from helix_mlx.models.pairs import named_pair
+from helix_mlx.models.tokenizer import Tokenizer
+
+DEMONSTRATION = "tiny"
+"""The built-in pair, which is what `load()` takes where nothing is named."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What an engine runs. `name` is what people are shown."""
+
+    name: str
+    target: LoadedModel
+    draft: LoadedModel | None
+    tokenizer: Tokenizer
+    is_demo: bool = False
+
+
+def load_pair(
+    name: str | None = None,
+    *,
+    target: str | None = None,
+    draft: str | None = None,
+    trust_remote_code: bool = False,
+) -> Pair:
+    """Load a named pair, or a target with a draft of one's own choice.
+
+    Args:
+        name: a pair of `helix-mlx pairs`; with neither `name` nor `target`, the built-in one.
+        target, draft: folders or repositories; `draft` may be "none". With `name`, `draft` takes the place
+            of the pair's own draft.
+        trust_remote_code: allow models that bring Python code of their own.
+
+    Raises:
+        SettingsError: there is no such pair, or both a pair and a target are named.
+        ModelError: a model cannot be loaded.
+        PairError: draft and target have different vocabularies.
+    """
+    if name is not None and target is not None:
+        raise SettingsError("name either a pair or a target, not both")
+    is_demo = False
+    if target is None:
+        named = named_pair(name or DEMONSTRATION)
+        is_demo = named.packaged
+        name, target, draft = named.name, named.target, named.draft if draft is None else draft
+    if draft == "none":
+        draft = None
+    loaded_target = load(target, trust_remote_code=trust_remote_code)
+    tokenizer = Tokenizer.load(loaded_target.folder, loaded_target.config.get("eos_token_id"))
+    loaded_draft = None
+    if draft is not None:
+        loaded_draft = load(draft, trust_remote_code=trust_remote_code)
+        same = loaded_draft.folder == loaded_target.folder
+        check_vocabularies(tokenizer, tokenizer if same else Tokenizer.load(loaded_draft.folder, None))
+    return Pair(name or target, loaded_target, loaded_draft, tokenizer, is_demo)
+
+
+def check_vocabularies(target: Tokenizer, draft: Tokenizer) -> None:
+    """See that every id means the same token to both models.
+
+    Raises:
+        PairError: the vocabularies differ; the message names the first ids that do.
+    """
+    ours, theirs = target.vocab, draft.vocab
+    if ours == theirs:
+        return
+    by_id_ours, by_id_theirs = {i: t for t, i in ours.items()}, {i: t for t, i in theirs.items()}
+    ids = sorted(by_id_ours.keys() | by_id_theirs.keys())
+    differ = [i for i in ids if by_id_ours.get(i) != by_id_theirs.get(i)]
+    shown = ", ".join(f"{i} ({by_id_ours.get(i)!r} and {by_id_theirs.get(i)!r})" for i in differ[:3])
+    raise PairError(
+        f"the draft has another vocabulary than the target: {len(differ)} of {len(ids)} ids differ, "
+        f"the first are {shown}; choose a draft of the same family, or --draft none"
+    )

@@ -1,0 +1,103 @@
+"""Text to tokens and back, on mlx-lm's tokenizers and streaming detokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
+from mlx_lm.utils import load_tokenizer
+
+from helix_mlx.errors import ModelError, PromptError
+
+Message = Mapping[str, str]
+"""One message of a conversation: {"role": "user" | "assistant" | "system", "content": text}."""
+
+
+class Tokenizer:
+    """The tokenizer of a pair.
+
+    Args:
+        wrapper: mlx-lm's tokenizer.
+    """
+
+    def __init__(self, wrapper: TokenizerWrapper) -> None:
+        self._wrapper = wrapper
+        self.eos_ids: frozenset[int] = frozenset(wrapper.eos_token_ids)
+
+    @classmethod
+    def load(cls, folder: Path, eos_ids: int | list[int] | None) -> Tokenizer:
+        """The tokenizer in a model's folder.
+
+        Args:
+            folder: where the model lies.
+            eos_ids: the ids that end an answer, from the model's configuration.
+
+        Raises:
+            ModelError: the folder holds no tokenizer that can be read.
+        """
+        try:
+            return cls(load_tokenizer(folder, eos_token_ids=eos_ids))
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(
+                f"cannot read the tokenizer in {folder}: {one_line(error)}; fetch the model again, or name another"
+            ) from error
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        """Every token with its id."""
+        vocab: dict[str, int] = self._wrapper.get_vocab()
+        return vocab
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model says how to write a conversation."""
+        return bool(self._wrapper.has_chat_template)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a raw text, with the model's own start token unless the text begins with it."""
+        bos = self._wrapper.bos_token
+        special = bos is None or not text.startswith(bos)
+        return list(self._wrapper.encode(text, add_special_tokens=special))
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, ready for the model's answer.
+
+        Raises:
+            PromptError: the model has no chat template, or its template refuses the messages.
+        """
+        return self.encode_rendered(self.render_chat(messages))
+
+    def render_chat(self, messages: Sequence[Message]) -> str:
+        """A conversation as the model was taught to read it, ready for its answer.
+
+        Raises:
+            PromptError: the model has no chat template, or its template refuses the messages.
+        """
+        if not self.has_chat_template:
+            raise PromptError("this model has no chat template; use generate with --raw, or another model")
+        try:
+            plain = [dict(message) for message in messages]
+            return str(self._wrapper.apply_chat_template(plain, add_generation_prompt=True, tokenize=False))
+        except TemplateError as error:
+            raise PromptError(f"the model's chat template refuses these messages: {one_line(error)}") from error
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of a rendered conversation, or a piece of one: the template has written every special token."""
+        return list(self._wrapper.encode(text, add_special_tokens=False))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens."""
+        return str(self._wrapper.decode(list(tokens)))
+
+    def detokenizer(self) -> StreamingDetokenizer:
+        """A new streaming detokenizer, which holds back unfinished characters."""
+        return self._wrapper.detokenizer
+
+
+def one_line(error: BaseException) -> str:
+    """An error's first line, for messages that have to fit in one."""
+    text: Any = str(error).strip() or type(error).__name__
+    return str(text.splitlines()[0].rstrip(".:"))

@@ -1,0 +1,85 @@
+"""The KV memory of a pair: one allocation, cut into pages, for every layer of the target and of the draft."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from helix_mlx.paging.page_allocator import PageAllocator
+
+TARGET, DRAFT = 0, 1
+"""The two models of a pair, as the pool numbers them."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one layer keeps for one position.
+
+    `window` is the number of positions a row of this layer sees at most; None is all of them. `mask_rank` is
+    the rank of the masks its attention takes: 5 where the model groups its query heads on an axis of their own.
+    """
+
+    key_heads: int
+    key_dim: int
+    value_heads: int
+    value_dim: int
+    dtype: mx.Dtype
+    window: int | None = None
+    mask_rank: int = 4
+
+    @property
+    def bytes_per_position(self) -> int:
+        """Bytes of keys and values for one position."""
+        return (self.key_heads * self.key_dim + self.value_heads * self.value_dim) * self.dtype.size
+
+
+class PagePool:
+    """Keys and values `[n_pages + 1, page_size, heads, dim]` a layer, for both models of a pair.
+
+    The arrays are allocated once and never grow. Page 0 holds zeros. A page is written whole, once for each
+    model, by `write`, and does not change until it is freed. Writing is in place when nothing in flight
+    reads the pool: MLX then donates the buffer, and the address of each array stays the same for good.
+
+    Args:
+        models: the layers of the target, and of the draft where there is one.
+        page_size: positions in a page.
+        n_pages: pages that can be held at once.
+    """
+
+    def __init__(self, models: Sequence[Sequence[LayerShape]], page_size: int, n_pages: int) -> None:
+        self.page_size = page_size
+        self.allocator = PageAllocator(n_pages)
+        self.layers = [list(layers) for layers in models]
+        shape = (n_pages + 1, page_size)
+        self.keys = [[mx.zeros((*shape, s.key_heads, s.key_dim), s.dtype) for s in layers] for layers in models]
+        self.values = [[mx.zeros((*shape, s.value_heads, s.value_dim), s.dtype) for s in layers] for layers in models]
+        mx.eval(self.keys, self.values)
+
+    @staticmethod
+    def bytes_per_page(models: Sequence[Sequence[LayerShape]], page_size: int) -> int:
+        """Bytes of one page: `page_size` positions of every layer of both models."""
+        return page_size * sum(shape.bytes_per_position for layers in models for shape in layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, the page of zeros included."""
+        pages = self.allocator.pages_total + 1
+        return pages * self.bytes_per_page(self.layers, self.page_size)
+
+    def write(self, model: int, pages: Sequence[int], layer_keys: Sequence[mx.array], layer_values: Sequence[mx.array]) -> None:
+        """Write whole pages of one model, lazily; the caller sees to it that nothing in flight reads the pool.
+
+        Args:
+            model: TARGET or DRAFT.
+            pages: N page numbers, all held.
+            layer_keys, layer_values: a layer, [N, page_size, heads, dim].
+        """
+        assert all(self.allocator.holders(page) for page in pages)
+        first, count = pages[0], len(pages)
+        together = list(pages) == list(range(first, first + count))
+        where: slice | mx.array = slice(first, first + count) if together else mx.array(pages)
+        for arrays, new in ((self.keys[model], layer_keys), (self.values[model], layer_values)):
+            for array, filled in zip(arrays, new, strict=True):
+                array[where] = filled

@@ -1,0 +1,114 @@
+"""The positions of running sequences that are in no page yet, for one model.
+
+The tail is small, so MLX may copy it at each write: that is what keeps the pool from being copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from helix_mlx.paging.page_pool import LayerShape
+
+
+class Tail:
+    """Keys and values `[batch, slots, heads, dim]` a layer. Slot 0 is each sequence's first position in no page.
+
+    Rolling back is a smaller length, kept elsewhere, and moves no data; what lies behind the length is masked.
+
+    Args:
+        keys, values: a layer, [batch, slots, heads, dim].
+    """
+
+    def __init__(self, keys: list[mx.array], values: list[mx.array]) -> None:
+        self.keys = keys
+        self.values = values
+
+    @classmethod
+    def zeros(cls, layers: Sequence[LayerShape], batch: int, slots: int) -> Tail:
+        """An empty tail."""
+        return cls(
+            [mx.zeros((batch, slots, s.key_heads, s.key_dim), s.dtype) for s in layers],
+            [mx.zeros((batch, slots, s.value_heads, s.value_dim), s.dtype) for s in layers],
+        )
+
+    @classmethod
+    def concatenate(cls, tails: Sequence[Tail]) -> Tail:
+        """The sequences of several tails with equal slots, in one."""
+        return cls(
+            [mx.concatenate(layer) for layer in zip(*(t.keys for t in tails), strict=True)],
+            [mx.concatenate(layer) for layer in zip(*(t.values for t in tails), strict=True)],
+        )
+
+    @property
+    def batch(self) -> int:
+        """Sequences in it."""
+        return self.keys[0].shape[0]
+
+    @property
+    def slots(self) -> int:
+        """Positions a sequence can hold."""
+        return self.keys[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers."""
+        return sum(array.nbytes for array in self.keys + self.values)
+
+    def write(self, layer: int, at: mx.array, keys: mx.array, values: mx.array) -> None:
+        """Put M rows a sequence into slots `at`, `at + 1`, ...
+
+        Args:
+            layer: which layer.
+            at: [batch] int32.
+            keys, values: [batch, heads, M, dim].
+        """
+        for arrays, new in ((self.keys, keys), (self.values, values)):
+            rows = new.transpose(0, 2, 1, 3)
+            if rows.shape[0] == 1:
+                arrays[layer] = mx.slice_update(arrays[layer], rows, at, axes=(1,))
+            else:
+                slots = at[:, None] + mx.arange(rows.shape[1])[None]
+                arrays[layer][mx.arange(rows.shape[0])[:, None], slots] = rows
+
+    def whole_pages(self, counts: Sequence[int], page_size: int) -> tuple[list[mx.array], list[mx.array]]:
+        """The first `counts[b]` pages' worth of each sequence b, one after the other: [sum(counts), page_size, ...]."""
+
+        def cut(array: mx.array) -> mx.array:
+            parts = [array[b, : n * page_size] for b, n in enumerate(counts) if n]
+            joined = parts[0] if len(parts) == 1 else mx.concatenate(parts)
+            return joined.reshape(-1, page_size, *array.shape[2:])
+
+        return [cut(a) for a in self.keys], [cut(a) for a in self.values]
+
+    def shift(self, by: Sequence[int]) -> None:
+        """Drop the first `by[b]` slots of each sequence b; what follows moves to the front."""
+        slots = self.slots
+        if len(by) == 1:
+            order = None
+        else:
+            order = mx.minimum(mx.arange(slots)[None] + mx.array(by)[:, None], slots - 1)[..., None, None]
+
+        def moved(array: mx.array) -> mx.array:
+            if order is None:
+                return mx.concatenate([array[:, by[0] :], array[:, : by[0]]], axis=1)
+            return mx.take_along_axis(array, order, axis=1)
+
+        self.keys = [moved(a) for a in self.keys]
+        self.values = [moved(a) for a in self.values]
+
+    def take(self, rows: Sequence[int]) -> Tail:
+        """The sequences named by `rows`, in that order."""
+        index = mx.array(list(rows))
+        return Tail([a[index] for a in self.keys], [a[index] for a in self.values])
+
+    def resized(self, slots: int) -> Tail:
+        """The same sequences with `slots` slots: cut off or filled with zeros behind."""
+
+        def fit(array: mx.array) -> mx.array:
+            if array.shape[1] >= slots:
+                return mx.contiguous(array[:, :slots])
+            return mx.pad(array, [(0, 0), (0, slots - array.shape[1]), (0, 0), (0, 0)])
+
+        return Tail([fit(a) for a in self.keys], [fit(a) for a in self.values])

@@ -1,0 +1,54 @@
+"""The drafter that asks a small model, one token at a time."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from helix_mlx.speculative.drafter import DraftContext
+from helix_mlx.speculative.verification import draft_token
+from helix_mlx.speculative.verification.types import Draft
+
+
+class DraftModel:
+    """Draws each draft from the draft model's filtered distribution.
+
+    The first pass reads the last two tokens: after a full acceptance the draft has not read the one before the
+    last yet, and reading it again where it has costs next to nothing and keeps shapes fixed.
+
+    Args:
+        model: an mlx-lm model.
+        vocab_size: the width of the target's logits; where the draft's are padded otherwise, they are cut or
+            filled to it.
+    """
+
+    def __init__(self, model: nn.Module, vocab_size: int) -> None:
+        self._model = model
+        self._vocab_size = vocab_size
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        """See `Drafter.propose`. Needs the keys and values up to position n - 2, and writes on to n + count - 1."""
+        kv = context.kv
+        assert kv is not None and count >= 1
+        tokens, probs = [], []
+        rows, at, limit = context.last_two, context.positions - 1, context.limit + 1
+        for index in range(1, count + 1):
+            caches = kv.caches(at, limit, context.exact)
+            draft_logits = self._fit(self._model(rows, cache=caches)[:, -1])
+            token, token_probs = draft_token(
+                draft_logits, index, context.filters, context.seeds, context.positions, context.rules
+            )
+            tokens.append(token)
+            probs.append(token_probs)
+            rows, at, limit = token[:, None], context.positions + index, limit + 1
+        if any(p is None for p in probs):
+            return Draft(mx.stack(tokens, axis=1), None)
+        return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1))
+
+    def _fit(self, draft_logits: mx.array) -> mx.array:
+        width = draft_logits.shape[-1]
+        if width > self._vocab_size:
+            return draft_logits[:, : self._vocab_size]
+        if width < self._vocab_size:
+            return mx.pad(draft_logits, [(0, 0), (0, self._vocab_size - width)], constant_values=-mx.inf)
+        return draft_logits

@@ -1,0 +1,131 @@
+"""What a model sees of pages and tail is, bit for bit, what it sees of a contiguous cache."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.models.cache import make_prompt_cache
+
+from helix_mlx.models.loader import LoadedModel
+from helix_mlx.paging.block_table import BlockTable
+from helix_mlx.paging.page_pool import TARGET, PagePool
+from helix_mlx.paging.paged_cache import PagedKV
+from tests.support import address, prompt, random_model
+
+PAGE = 8
+SLOTS = PAGE + 16
+
+
+@pytest.fixture(scope="module")
+def llama() -> LoadedModel:
+    return random_model("llama")
+
+
+def pool_for(loaded: LoadedModel, pages: int = 64) -> PagePool:
+    return PagePool([loaded.layers], PAGE, pages)
+
+
+def forward(loaded: LoadedModel, kv: PagedKV, rows: list[list[int]], lengths: list[int], spare: int = 0) -> mx.array:
+    limit = max(lengths) + len(rows[0]) + spare
+    exact = not spare and min(lengths) == max(lengths)
+    return loaded.model(mx.array(rows), cache=kv.caches(mx.array(lengths, mx.int32), limit, exact))
+
+
+def contiguous(loaded: LoadedModel, tokens: list[int]) -> mx.array:
+    return loaded.model(mx.array([tokens]), cache=make_prompt_cache(loaded.model))
+
+
+@pytest.mark.parametrize("spare", [0, 5])
+def test_growing_and_rolling_back_equals_a_contiguous_cache(llama: LoadedModel, spare: int) -> None:
+    """Write up to 8 rows, keep some of them, commit what is due; every row's logits are the contiguous ones."""
+    rng = np.random.default_rng(1)
+    pool = pool_for(llama)
+    kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
+    tokens = prompt(120)
+    expected = contiguous(llama, tokens)
+    length = 0
+    while length + 8 < len(tokens):
+        rows = int(rng.integers(1, 9))
+        logits = forward(llama, kv, [tokens[length : length + rows]], [length], spare)
+        assert mx.array_equal(logits[0], expected[0, length : length + rows])
+        length += int(rng.integers(1, rows + 1))
+        kv.commit([length - 1])
+    assert kv.committed[0] >= 96
+
+
+def test_a_ragged_batch_equals_each_sequence_alone(llama: LoadedModel) -> None:
+    pool = pool_for(llama)
+    texts = [prompt(90, seed) for seed in range(4)]
+    expected = [contiguous(llama, text) for text in texts]
+    lengths = [3, 21, 8, 40]
+    parts = []
+    for text, length in zip(texts, lengths, strict=True):
+        part = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
+        for start in range(0, length, 8):
+            mx.eval(forward(llama, part, [text[start : min(start + 8, length)]], [start]))
+            part.commit([min(start + 8, length)])
+        parts.append(part)
+    kv = PagedKV.concatenate(parts)
+    rng = np.random.default_rng(2)
+    for _ in range(12):
+        rows = [text[n : n + 5] for text, n in zip(texts, lengths, strict=True)]
+        logits = forward(llama, kv, rows, lengths)
+        for b, n in enumerate(lengths):
+            assert mx.array_equal(logits[b], expected[b][0, n : n + 5])
+        lengths = [n + int(rng.integers(1, 5)) for n in lengths]
+        kv.commit([n - 1 for n in lengths])
+    kv = kv.take([3, 1])
+    logits = forward(llama, kv, [texts[3][lengths[3] :][:2], texts[1][lengths[1] :][:2]], [lengths[3], lengths[1]])
+    assert mx.array_equal(logits[0], expected[3][0, lengths[3] : lengths[3] + 2])
+    assert mx.array_equal(logits[1], expected[1][0, lengths[1] : lengths[1] + 2])
+
+
+def test_rewinding_forgets_and_reads_again(llama: LoadedModel) -> None:
+    pool = pool_for(llama)
+    kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
+    old, new = prompt(40, 1), prompt(40, 1)[:21] + prompt(19, 2)
+    for start in range(0, 40, 8):
+        mx.eval(forward(llama, kv, [old[start : start + 8]], [start]))
+        kv.commit([start + 8])
+    assert kv.rewind(21) == 16
+    expected = contiguous(llama, new)
+    logits = forward(llama, kv, [new[16:24]], [16])
+    assert mx.array_equal(logits[0], expected[0, 16:24])
+
+
+def test_commits_are_in_place(llama: LoadedModel) -> None:
+    """A thousand commits, and every array of the pool lies where it lay."""
+    pool = pool_for(llama, pages=1100)
+    arrays = [a for a in pool.keys[TARGET] + pool.values[TARGET]]
+    before = [address(a) for a in arrays]
+    del arrays
+    kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
+    written = 0
+    length = 0
+    while written < 1000:
+        rows = [[1] * 8]
+        mx.eval(forward(llama, kv, rows, [length]))
+        length += 8
+        written += kv.commit([length - 1])
+        if length > 200:
+            kv.tables[0].truncate(0)
+            kv.committed, kv._address, length = [0], None, 0
+    assert [address(a) for a in pool.keys[TARGET] + pool.values[TARGET]] == before
+
+
+def test_padding_never_reads_another_sequences_memory(llama: LoadedModel) -> None:
+    """Pages of other sequences hold values that would spoil anything they touch."""
+    pool = pool_for(llama)
+    for arrays in (pool.keys[TARGET], pool.values[TARGET]):
+        for array in arrays:
+            array[1:] = mx.full(array[1:].shape, mx.nan)
+    mx.eval(pool.keys, pool.values)
+    parts = [PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS) for _ in range(2)]
+    text = prompt(20)
+    for start in range(0, 16, 8):
+        mx.eval(forward(llama, parts[0], [text[start : start + 8]], [start]))
+        parts[0].commit([start + 8])
+    logits = forward(llama, PagedKV.concatenate(parts), [text[16:18], text[:2]], [16, 0])
+    assert mx.array_equal(logits[0], contiguous(llama, text)[0, 16:18])
+    assert mx.array_equal(logits[1], contiguous(llama, text)[0, :2])

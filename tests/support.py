@@ -1,0 +1,91 @@
+"""Tiny random models, pairs without files, and the plain loops they are held to."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_map_with_path
+from mlx_lm.generate import generate_step
+from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer, TokenizerWrapper
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from helix_mlx.engine.core import Core
+from helix_mlx.models.loader import LoadedModel, probe
+from helix_mlx.models.pair import Pair
+from helix_mlx.models.tokenizer import Tokenizer
+
+VOCAB = 96
+
+
+def random_model(family: str, seed: int = 0, **changes: Any) -> LoadedModel:
+    """A model of an mlx-lm family with random float32 weights, spread so that its texts are not all alike."""
+    from tests.families import FAMILIES
+
+    config = {"model_type": family, "vocab_size": VOCAB, **FAMILIES[family], **changes}
+    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    mx.random.seed(seed)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    keys = iter(mx.random.split(mx.random.key(seed + 1), 4096))
+
+    def spread(path: str, array: mx.array) -> mx.array:
+        if array.ndim < 2 or array.dtype not in (mx.float32, mx.float16, mx.bfloat16):
+            return array
+        return mx.random.normal(array.shape, key=next(keys)) * (2.0 / array.shape[-1] ** 0.5)
+
+    model.update(tree_map_with_path(spread, model.parameters()))
+    model.set_dtype(mx.float32)
+    model.eval()
+    mx.eval(model.parameters())
+    layers, width = probe(model, config)
+    return LoadedModel(f"{family}-{seed}", Path(), model, config, layers, width, 4096)
+
+
+def byte_tokenizer(eos_ids: tuple[int, ...] = (), size: int = VOCAB) -> Tokenizer:
+    """One token a printable character, ids 0 to size - 1."""
+    vocab = {chr(32 + i): i for i in range(size)}
+    raw = RawTokenizer(models.WordLevel(vocab, unk_token=" "))
+    raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    raw.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)
+    fast.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    return Tokenizer(TokenizerWrapper(fast, NaiveStreamingDetokenizer, eos_token_ids=list(eos_ids)))
+
+
+def random_pair(target: str = "llama", draft: str | None = "llama", **changes: Any) -> Pair:
+    """A random target, an unrelated random draft, and the character tokenizer without an end token."""
+    return Pair(
+        "random",
+        random_model(target, 0, **changes),
+        random_model(draft, 7) if draft else None,
+        byte_tokenizer(),
+    )
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    """Random token ids."""
+    return [int(t) for t in np.random.default_rng(seed).integers(0, VOCAB, length)]
+
+
+def plain(model: nn.Module, tokens: list[int], count: int) -> list[int]:
+    """mlx-lm's own greedy text."""
+    return [int(token) for token, _ in generate_step(mx.array(tokens), model, max_tokens=count)]
+
+
+def address(array: mx.array) -> int:
+    """Where an evaluated array's buffer lies."""
+    return int(np.asarray(array).__array_interface__["data"][0])
+
+
+def pool_addresses(core: Core) -> list[int]:
+    """Where every array of the page pool lies."""
+    return [address(a) for arrays in (core.pool.keys, core.pool.values) for layers in arrays for a in layers]
