@@ -1,0 +1,91 @@
+"""A conversation keeps its pages: a turn reads only what is new, and says what a fresh reading would."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from helix_mlx.config import EngineConfig
+from helix_mlx.engine.conversation import Conversation
+from helix_mlx.engine.engine import Engine
+from helix_mlx.models.pair import Pair
+from helix_mlx.request import SamplingParams, Stats
+from tests.support import byte_tokenizer, plain, random_pair
+
+PARAMS = SamplingParams(max_tokens=30)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    """With an end token that comes after some twenty tokens of the first answer."""
+    pair = random_pair()
+    opening = pair.tokenizer.encode_chat([{"role": "user", "content": "first"}])
+    answer = plain(pair.target.model, opening, 30)
+    end = next(token for index, token in enumerate(answer) if index > 8 and token not in answer[:index])
+    return replace(pair, tokenizer=byte_tokenizer((end,)))
+
+
+def turn(conversation: Conversation, messages: list[dict[str, str]], params: SamplingParams = PARAMS) -> tuple[str, Stats]:
+    chunks = list(conversation.stream(messages, params))
+    stats = chunks[-1].stats
+    assert stats is not None
+    return "".join(chunk.text for chunk in chunks), stats
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.8, "seed": 5}])
+def test_turns_say_what_a_fresh_reading_says_and_prefill_only_what_is_new(pair: Pair, settings: dict[str, float]) -> None:
+    params = SamplingParams(max_tokens=30, **settings)
+    with Engine(pair, EngineConfig(max_context=1024)) as engine, engine.conversation() as conversation:
+        messages: list[dict[str, str]] = []
+        for text in ("first", "second question", "and a third one", "four"):
+            messages.append({"role": "user", "content": text})
+            fresh = engine.chat(messages, params)
+            answer, stats = turn(conversation, messages, params)
+            assert answer == fresh.text
+            new = len(f"</><user>{text}</><assistant>")
+            assert stats.prefill_tokens <= new + 1
+            messages.append({"role": "assistant", "content": answer})
+        assert engine.memory().pages_used > 0
+        conversation.reset()
+        assert engine.memory().pages_used == 0
+
+
+def test_a_conversation_that_turns_elsewhere(pair: Pair) -> None:
+    """Another system text, a shorter history, an edited message: each is read from where it differs."""
+    histories = [
+        [{"role": "user", "content": "tell me about pages and tails"}],
+        [{"role": "user", "content": "tell me about pages and trees"}],
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "tell me"}],
+        [{"role": "user", "content": "tell me about pages and tails"}],
+        [{"role": "user", "content": "t"}],
+    ]
+    with Engine(pair, EngineConfig(max_context=1024, page_size=8)) as engine, engine.conversation() as conversation:
+        for messages in histories:
+            assert turn(conversation, messages)[0] == engine.chat(messages, PARAMS).text
+
+
+def test_an_answer_left_in_the_middle(pair: Pair) -> None:
+    """A reader that goes away, or cancels, leaves a conversation that goes on rightly."""
+    with Engine(pair, EngineConfig(max_context=1024, lookahead=1)) as engine:
+        with engine.conversation() as conversation:
+            messages = [{"role": "user", "content": "first"}]
+            stream = conversation.stream(messages, PARAMS)
+            partial = "".join(next(stream).text for _ in range(4))
+            messages += [{"role": "assistant", "content": partial}, {"role": "user", "content": "go on"}]
+            asked = iter([False] * 4)
+            cut = "".join(c.text for c in conversation.stream(messages, PARAMS, cancel=lambda: next(asked, True)))
+            messages += [{"role": "assistant", "content": cut}, {"role": "user", "content": "and now"}]
+            assert turn(conversation, messages)[0] == engine.chat(messages, PARAMS).text
+        assert engine.memory().pages_used == 0
+
+
+def test_drafts_switched_off_and_on_between_turns(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=1024)) as engine, engine.conversation() as conversation:
+        messages: list[dict[str, str]] = []
+        for count in (0, 4, 0, 0, 7, 1):
+            messages.append({"role": "user", "content": f"turn with {count}"})
+            chunks = list(conversation.stream(messages, PARAMS, draft_tokens=count))
+            answer = "".join(chunk.text for chunk in chunks)
+            assert answer == engine.chat(messages, PARAMS, draft_tokens=0).text
+            messages.append({"role": "assistant", "content": answer})

@@ -1,0 +1,197 @@
+"""The facade: what comes back, what is refused, and that everything is given back."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import mlx.core as mx
+import pytest
+
+from helix_mlx.config import EngineConfig
+from helix_mlx.engine.engine import Engine
+from helix_mlx.errors import ClosedError, HelixError, MemoryBudgetError, PromptError, SettingsError
+from helix_mlx.models.pair import Pair
+from helix_mlx.request import SamplingParams
+from tests.support import byte_tokenizer, plain, pool_addresses, prompt, random_model, random_pair
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return random_pair()
+
+
+@pytest.fixture(scope="module")
+def small() -> Pair:
+    """The smallest pair there is, for what has to be done a thousand times."""
+    target = random_model("llama", num_hidden_layers=1, intermediate_size=16)
+    draft = random_model("llama", 3, num_hidden_layers=1, intermediate_size=16)
+    return Pair("small", target, draft, byte_tokenizer())
+
+
+def test_a_stream_adds_up_to_the_completion(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=256)) as engine:
+        whole = engine.generate("Hello", max_tokens=20)
+        chunks = list(engine.stream("Hello", max_tokens=20))
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert [chunk.token for chunk in chunks[:-1]] == whole.tokens
+    assert [chunk.finish_reason for chunk in chunks] == [None] * 20 + ["length"]
+    assert chunks[-1].stats is not None and chunks[-1].stats.emitted == 20
+    assert whole.prompt_tokens == 5 and whole.finish_reason == "length"
+    assert whole.settings["draft_tokens"] == 4 and whole.settings["verification"] == "greedy"
+
+
+def test_an_end_token_ends_the_answer_and_is_not_shown(pair: Pair) -> None:
+    tokens = plain(pair.target.model, prompt(9), 40)
+    end = tokens[17]
+    assert end not in tokens[:17]
+    with Engine(replace(pair, tokenizer=byte_tokenizer((end,))), EngineConfig(max_context=256)) as engine:
+        for count in (0, 4, 7):
+            completion = engine.generate(prompt(9), max_tokens=40, draft_tokens=count)
+            assert completion.tokens == tokens[:18]
+            assert completion.finish_reason == "stop"
+            assert completion.text == pair.tokenizer.decode(tokens[:17])
+
+
+def test_a_stop_string_ends_the_answer(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=256)) as engine:
+        text = engine.generate(prompt(9), max_tokens=40).text
+        for count in (0, 4):
+            stopped = engine.generate(prompt(9), max_tokens=40, stop=text[20:23], draft_tokens=count)
+            assert stopped.text == text[: text.find(text[20:23])]
+            assert stopped.finish_reason == "stop"
+
+
+def test_a_draft_whose_logits_are_padded_otherwise(pair: Pair) -> None:
+    expected = plain(pair.target.model, prompt(9), 30)
+    for width in (80, 128):
+        draft = random_model("llama", 7, vocab_size=width)
+        with Engine(replace(pair, draft=draft), EngineConfig(max_context=256)) as engine:
+            assert engine.generate([9, 8, 7], max_tokens=5, temperature=1.0).stats.emitted == 5
+            assert engine.generate(prompt(9), max_tokens=30).tokens == expected
+
+
+def test_the_context_ends_the_answer(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=32)) as engine:
+        completion = engine.generate(prompt(20), max_tokens=500)
+    assert len(completion.tokens) == 12 and completion.finish_reason == "length"
+
+
+def test_a_batch_that_does_not_fit_runs_in_groups(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=64)) as roomy:
+        expected = [roomy.generate(prompt(20, seed), max_tokens=20).tokens for seed in range(5)]
+        per_page = roomy.memory().bytes // (roomy.memory().pages_total + 1)
+    with Engine(pair, EngineConfig(max_context=48, kv_memory=7 * per_page)) as tight:
+        assert tight.memory().pages_total == 6
+        done = tight.generate([prompt(20, seed) for seed in range(5)], max_tokens=20)
+        assert [completion.tokens for completion in done] == expected
+        assert tight.memory().pages_used == 0
+
+
+def test_a_thousand_cancelled_generations_leave_nothing_behind(small: Pair) -> None:
+    chance = random.Random(0)
+    with Engine(small, EngineConfig(max_context=64, page_size=8, prefill_chunk=16)) as engine:
+        addresses = pool_addresses(engine._core)
+        memory = []
+        for round_ in range(1000):
+            tokens = prompt(chance.randint(1, 40), round_)
+            stop_at = chance.randint(0, 12)
+            stream = engine.stream(tokens, max_tokens=12, draft_tokens=chance.choice((0, 2, 4)))
+            for count, _ in enumerate(stream):
+                if count == stop_at:
+                    break
+            stream.close()
+            assert engine.memory().pages_used == 0
+            if round_ % 100 == 99:
+                memory.append(mx.get_active_memory())
+        assert max(memory[1:]) <= memory[0] + 4096
+        assert pool_addresses(engine._core) == addresses
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_commits_never_move_the_pool(small: Pair, lookahead: int) -> None:
+    """Over a thousand commits in running answers, each array of the pool stays where it lay."""
+    with Engine(small, EngineConfig(max_context=512, page_size=2, lookahead=lookahead)) as engine:
+        addresses = pool_addresses(engine._core)
+        commits = 0
+        for seed in range(3):
+            done = engine.generate([prompt(9, seed), prompt(30, seed)], max_tokens=400, draft_tokens=3)
+            commits += sum((c.prompt_tokens + len(c.tokens) - 2) // 2 for c in done)
+            assert pool_addresses(engine._core) == addresses
+        assert commits > 1000
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_the_host_waits_once_a_cycle(pair: Pair, lookahead: int) -> None:
+    with Engine(pair, EngineConfig(max_context=256, lookahead=lookahead)) as engine:
+        for count in (0, 1, 4):
+            stats = engine.generate(prompt(9), max_tokens=60, draft_tokens=count).stats
+            assert stats.host_syncs == stats.target_passes + 1
+            assert stats.draft_passes == count * stats.target_passes
+
+
+def test_cancelling_between_passes(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=256)) as engine:
+        asked = iter([False] * 6)
+        chunks = list(engine.stream(prompt(9), max_tokens=200, cancel=lambda: next(asked, True)))
+        assert chunks[-1].finish_reason == "cancelled"
+        assert chunks[-1].stats is not None and 0 < chunks[-1].stats.emitted < 200
+        at_once = list(engine.stream(prompt(9), cancel=lambda: True))
+        assert at_once[-1].finish_reason == "cancelled" and not any(c.text for c in at_once)
+        assert engine.memory().pages_used == 0
+
+
+def test_progress_counts_prefilled_tokens(pair: Pair) -> None:
+    told: list[tuple[int, int]] = []
+    with Engine(pair, EngineConfig(max_context=256, prefill_chunk=16)) as engine:
+        list(engine.stream(prompt(50), max_tokens=2, progress=lambda done, total: told.append((done, total))))
+    assert told == [(16, 49), (32, 49), (48, 49), (49, 49)]
+
+
+def test_memory_says_what_is_held(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=256)) as engine:
+        assert engine.memory().waste == 0.0
+        stream = engine.stream(prompt(100), max_tokens=50)
+        next(stream)
+        report = engine.memory()
+        assert report.pages_used == 6
+        assert report.bytes == engine._core.pool.nbytes
+        assert 0 < report.waste < 1
+        stream.close()
+        assert engine.memory().pages_used == 0
+
+
+def test_what_is_refused(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=64)) as engine:
+        with pytest.raises(PromptError, match="empty"):
+            engine.generate("")
+        with pytest.raises(PromptError, match="70 tokens and the context 64"):
+            engine.generate(prompt(70))
+        with pytest.raises(SettingsError, match="draft-tokens is 9"):
+            engine.generate("a", draft_tokens=9)
+        with pytest.raises(SettingsError, match="temperature is -1"):
+            engine.generate("a", temperature=-1)
+        assert engine.memory().pages_used == 0
+    with pytest.raises(ClosedError):
+        engine.generate("a")
+    with pytest.raises(MemoryBudgetError, match="raise --kv-memory to at least"):
+        Engine(pair, EngineConfig(kv_memory=100))
+    with pytest.raises(MemoryBudgetError, match="fewer than the 512"):
+        Engine(pair, EngineConfig(kv_memory=100_000, max_context=512))
+    with pytest.raises(SettingsError, match="made for 4096"):
+        Engine(pair, EngineConfig(max_context=10_000))
+    with pytest.raises(HelixError, match="between 0"):
+        EngineConfig(draft_tokens=9)
+
+
+def test_two_streams_share_an_engine(pair: Pair) -> None:
+    """Chunks taken in turn from two answers are those of each alone."""
+    with Engine(pair, EngineConfig(max_context=128, lookahead=1)) as engine:
+        params = SamplingParams(max_tokens=60)
+        expected = [engine.generate(prompt(9, seed), params).tokens for seed in range(2)]
+        streams = [engine.stream(prompt(9, seed), params) for seed in range(2)]
+        got: list[list[int]] = [[], []]
+        for chunks in zip(*streams, strict=True):
+            for tokens, chunk in zip(got, chunks, strict=True):
+                tokens += [chunk.token] if chunk.token is not None else []
+        assert got == expected
