@@ -1,0 +1,1 @@
+"""Floor 1: from logits to probabilities, and from probabilities and keyed random numbers to tokens."""

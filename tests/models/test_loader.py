@@ -1,0 +1,146 @@
+"""Folders and repositories that are not what they should be: each is refused in a line that says what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from helix_mlx.errors import ModelError, PairError
+from helix_mlx.models.loader import load, probe
+from helix_mlx.models.pair import check_vocabularies
+from tests.families import FAMILIES
+from tests.support import VOCAB, byte_tokenizer, random_model
+
+
+def write_model(folder: Path, **changes: Any) -> Path:
+    """A tiny float checkpoint in the layout that mlx-lm reads."""
+    loaded = random_model("llama")
+    folder.mkdir(parents=True)
+    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(loaded.model.parameters())))
+    config = {"model_type": "llama", "vocab_size": VOCAB, **FAMILIES["llama"], **changes}
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "good")
+
+
+def copied(good: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good, tmp_path / "copy"))
+
+
+def test_a_folder_loads_with_what_it_says_of_itself(good: Path) -> None:
+    loaded = load(str(good))
+    assert loaded.vocab_size == VOCAB and loaded.max_context == 4096
+    assert [(s.key_heads, s.key_dim, s.window) for s in loaded.layers] == [(2, 8, None)] * 2
+    assert loaded.nbytes > 0
+
+
+def test_half_precision_weights_become_float32_on_a_cpu(good: Path, tmp_path: Path) -> None:
+    folder = copied(good, tmp_path)
+    weights = {k: v.astype(mx.bfloat16) for k, v in mx.load(str(folder / "model.safetensors")).items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    loaded = load(str(folder))
+    if mx.default_device() == mx.Device(mx.cpu):
+        assert {array.dtype for _, array in tree_flatten(loaded.model.parameters())} == {mx.float32}
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "/nowhere/at/all", "nowhere", "~/nowhere"])
+def test_a_missing_folder(source: str) -> None:
+    with pytest.raises(ModelError, match="there is no folder"):
+        load(source)
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load(str(tmp_path))
+
+
+def test_a_config_without_a_model_type(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="names no model_type"):
+        load(str(write_model(tmp_path / "m", model_type=None)))
+
+
+def test_an_unknown_model_type(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not know the model type 'hal9000'"):
+        load(str(write_model(tmp_path / "m", model_type="hal9000")))
+
+
+def test_a_damaged_config(good: Path, tmp_path: Path) -> None:
+    folder = copied(good, tmp_path)
+    (folder / "config.json").write_text('{"model_type": "lla')
+    with pytest.raises(ModelError, match="is damaged"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("left", [0, 5, 200, 4000])
+def test_a_truncated_weight_file(good: Path, tmp_path: Path, left: int) -> None:
+    folder = copied(good, tmp_path)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:left])
+    with pytest.raises(ModelError, match="fetch the model again"):
+        load(str(folder))
+
+
+def test_no_weights_at_all(good: Path, tmp_path: Path) -> None:
+    folder = copied(good, tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="holds no weights"):
+        load(str(folder))
+
+
+def test_a_missing_weight(good: Path, tmp_path: Path) -> None:
+    folder = copied(good, tmp_path)
+    weights = mx.load(str(folder / "model.safetensors"))
+    weights.pop("model.norm.weight")
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    with pytest.raises(ModelError, match="cannot load the weights"):
+        load(str(folder))
+
+
+def test_a_model_that_wants_to_run_its_own_code(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "m", model_file="evil.py")
+    ran = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nfrom mlx_lm.models.llama import Model, ModelArgs\n")
+    with pytest.raises(ModelError, match="--trust-remote-code"):
+        load(str(folder))
+    assert not ran.exists()
+    load(str(folder), trust_remote_code=True)
+    assert ran.exists()
+
+
+def test_recurrent_layers_are_named() -> None:
+    from mlx_lm.models import mamba
+
+    args = mamba.ModelArgs.from_dict(
+        {
+            "model_type": "mamba", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "state_size": 4,
+            "num_hidden_layers": 2, "conv_kernel": 4, "use_bias": False, "use_conv_bias": True, "time_step_rank": 2,
+        }
+    )
+    with pytest.raises(ModelError, match="layer 0 keeps a ArraysCache"):
+        probe(mamba.Model(args), {})
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hub's own client against an address where nobody answers."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="cannot reach the hub for some/model"):
+        load("some/model")
+
+
+def test_drafts_with_another_vocabulary_are_refused_with_the_ids() -> None:
+    check_vocabularies(byte_tokenizer(), byte_tokenizer())
+    with pytest.raises(PairError, match=r"6 of 96 ids differ, the first are 90 \('z' and None\).*--draft none"):
+        check_vocabularies(byte_tokenizer(), byte_tokenizer(size=90))
