@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
-from mlx_lm.models.rope_utils import DynamicNTKScalingRoPE
 from mlx_lm.utils import load_config, load_model
 
 from helix_mlx.errors import ModelError
@@ -100,7 +100,9 @@ def load(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
     folder = fetch(source)
     config = read_config(folder, trust_remote_code)
     try:
-        model, config = load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
+        # Older mlx-lm, the last for Python 3.10, runs such code unasked; `read_config` has refused it by now.
+        asks = "trust_remote_code" in inspect.signature(load_model).parameters
+        model, config = load_model(folder, lazy=True, **({"trust_remote_code": trust_remote_code} if asks else {}))
         if mx.default_device() == mx.Device(mx.cpu):
             model.set_dtype(mx.float32)
         mx.eval(model.parameters())
@@ -153,7 +155,7 @@ def probe(model: nn.Module, config: dict[str, Any]) -> tuple[tuple[LayerShape, .
         ModelError: a layer keeps something else than keys and values.
     """
     for name, module in model.named_modules():
-        if isinstance(module, DynamicNTKScalingRoPE):
+        if type(module).__name__ == "DynamicNTKScalingRoPE":  # by name: older mlx-lm has no such class
             raise ModelError(f"{name} turns by the length of the text, which speculation cannot take back; name another model")
     windows = [_window(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
     probes = [_ProbeCache() for _ in windows]

@@ -112,7 +112,8 @@ def test_all_that_tie_with_the_kth_are_kept() -> None:
 def test_padded_and_impossible_ids_stay_impossible() -> None:
     logits = mx.array([[[1.0, 0.5, -mx.inf, -mx.inf]]] * len(MANY))
     probs = np.array(filtered_probs(logits, Filters.of(MANY)))
-    assert np.isfinite(probs).all() and not probs[..., 2:].any()
+    assert np.isfinite(probs).all()
+    assert not probs[..., 2:].any()
 
 
 def test_half_precision_is_filtered_in_float32() -> None:

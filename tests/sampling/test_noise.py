@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +19,8 @@ def _seeds(seeds: list[int]) -> mx.array:
     return mx.array(seeds, mx.uint32)
 
 
-def _int32(values: object) -> mx.array:
-    return mx.array(values, mx.int32)
+def _int32(values: npt.ArrayLike) -> mx.array:
+    return mx.array(np.asarray(values), mx.int32)
 
 
 def test_one_key_at_a_time_gives_the_same_numbers() -> None:
@@ -39,7 +40,8 @@ def test_one_key_at_a_time_gives_the_same_numbers() -> None:
 def test_gumbel_does_not_depend_on_batch_or_rows(vocab: int) -> None:
     at = np.array(POSITIONS)[:, None] // 2 + np.arange(5)
     together = np.array(gumbel(_seeds(SEEDS), _int32(at), vocab))
-    assert together.shape == (5, 5, vocab) and np.isfinite(together).all()
+    assert together.shape == (5, 5, vocab)
+    assert np.isfinite(together).all()
     for row, seed in enumerate(SEEDS):
         for column in range(5):
             alone = gumbel(_seeds([seed]), _int32(at[row : row + 1, column : column + 1]), vocab)
@@ -50,9 +52,7 @@ def test_every_key_has_numbers_of_its_own() -> None:
     draws = [(purpose, index) for purpose in (Purpose.DRAFT, Purpose.ACCEPT, Purpose.RESIDUAL) for index in range(8)]
     grid = [(seed, position) for seed in range(20) for position in range(20)]
     seeds, positions = _seeds([s for s, _ in grid]), _int32([p for _, p in grid])
-    words = np.concatenate(
-        [np.array(cycle_words(positions, draws)), np.array(token_words(positions[:, None]))], axis=1
-    )
+    words = np.concatenate([np.array(cycle_words(positions, draws)), np.array(token_words(positions[:, None]))], axis=1)
     assert len({(s, w) for (s, _), row in zip(grid, words.tolist(), strict=True) for w in row}) == words.size
     numbers = np.array(uniform(seeds, positions, draws)).reshape(-1)
     # Floats of 24 bits collide now and then by chance; a shared key would collide by the hundred.
@@ -64,12 +64,14 @@ def test_numbers_are_uniform_and_gumbel() -> None:
     positions = mx.full((20000,), 5, mx.int32)
     draws = [(Purpose.ACCEPT, 1), (Purpose.ACCEPT, 2), (Purpose.RESIDUAL, 0)]
     numbers = np.array(uniform(seeds, positions, draws)).reshape(20000, 6)
-    assert (numbers > 0).all() and (numbers < 1).all()
+    assert (numbers > 0).all()
+    assert (numbers < 1).all()
     counts = np.stack([np.bincount((column * 20).astype(int), minlength=20) for column in numbers.T])
     assert ((counts - 1000.0) ** 2 / 1000).sum(axis=1).max() < 19 + 6 * np.sqrt(2 * 19)
     assert np.abs(np.corrcoef(numbers.T) - np.eye(6)).max() < 0.04
     noise = np.array(gumbel(seeds[:2000], positions[:2000, None], 64))
-    assert abs(noise.mean() - 0.57722) < 0.02 and abs(noise.var() - np.pi**2 / 6) < 0.05
+    assert abs(noise.mean() - 0.57722) < 0.02
+    assert abs(noise.var() - np.pi**2 / 6) < 0.05
 
 
 @given(st.integers(0, 2**64 - 1))

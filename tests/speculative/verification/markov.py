@@ -51,7 +51,8 @@ class Markov:
         """The target's filtered probabilities, [V, V]."""
         rows = filtered_probs(self.target_logits[None], Filters.of([params]))
         probs: Floats = np.array(rows)[0].astype(np.float64)
-        return probs / probs.sum(axis=1, keepdims=True)
+        probs /= probs.sum(axis=1, keepdims=True)
+        return probs
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ def one_cycle_complaints(
 
 def many_cycle_complaints(rule: str, draws: int, length: int = 6) -> list[str]:
     """Whole texts, over as many cycles as they take: what one cycle leaves behind must not touch the next."""
-    model = Markov.adversarial(3, seed=5, spread=0.7)
+    model = Markov.adversarial(4, seed=5, spread=0.7)
     running = Sequences.start(np.arange(draws), [PLAIN] * draws, [rule] * draws)
     text, _ = generate(model, running, [4], length)
     return text_complaints(text, model.probs(PLAIN))

@@ -1,0 +1,110 @@
+"""The named pairs, and where a model lies on this machine. Imports no MLX, so that a listing answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helix_mlx.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BUILTIN = "builtin:"
+"""Begins the name of a model that is part of the package; what follows is a folder beside this file."""
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class NamedPair:
+    """A row of `pairs.toml`. `packaged` tells the pair that comes with Helix; `gated`, that the hub asks first."""
+
+    name: str
+    target: str
+    draft: str
+    target_bytes: int
+    draft_bytes: int
+    note: str
+    packaged: bool
+    licence: str
+    gated: bool
+
+
+def named_pairs() -> list[NamedPair]:
+    """All named pairs, in the order to show them."""
+    text = (_folder() / "pairs.toml").read_text(encoding="utf-8")
+    return [_named_pair(row) for row in tomllib.loads(text)["pair"]]
+
+
+def named_pair(name: str) -> NamedPair:
+    """The pair of a name.
+
+    Raises:
+        SettingsError: there is none; the message lists the names.
+    """
+    pairs = {pair.name: pair for pair in named_pairs()}
+    if name not in pairs:
+        raise SettingsError(f"there is no pair named {name}; the pairs are {', '.join(pairs)} (or use --target)")
+    return pairs[name]
+
+
+def source_path(source: str) -> Path | None:
+    """The folder that holds a model on this machine, or None where it has to be fetched first.
+
+    A download that broke off does not count: it would be taken for the model forever.
+
+    Args:
+        source: a built-in model, a folder, or a repository on the hub.
+    """
+    if source.startswith(BUILTIN):
+        folder = _folder() / source.removeprefix(BUILTIN)
+        return folder if folder.is_dir() else None
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    cached = _cached_path(source)
+    return cached if cached is not None and _is_whole(cached) else None
+
+
+def _folder() -> Path:
+    return Path(__file__).parent
+
+
+def _named_pair(row: dict[str, Any]) -> NamedPair:
+    sizes = {f"{role}_bytes": _size_on_disk(row[role]) for role in ("target", "draft") if f"{role}_bytes" not in row}
+    return NamedPair(**row, **sizes, packaged=row["target"].startswith(BUILTIN))
+
+
+def _size_on_disk(source: str) -> int:
+    folder = source_path(source)
+    return sum(file.stat().st_size for file in folder.iterdir()) if folder else 0
+
+
+def _cached_path(repository: str) -> Path | None:
+    # Imported here: it takes longer than everything else in a listing together.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether everything is there that loading needs."""
+    if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in _TOKENIZERS):
+        return False
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    if names:
+        return all((folder / name).is_file() for name in names)
+    return any(folder.glob("model*.safetensors"))
