@@ -13,6 +13,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import mlx.core as mx
@@ -46,9 +47,10 @@ def run_mlx_lm(engine: Engine, arm: Arm, tokens: list[int], count: int, max_toke
     """One answer of mlx-lm's `speculative_generate_step`."""
     pair = engine.pair
     assert pair.draft is not None
+    models: list[Any] = [pair.target.model, pair.draft.model]
     began = time.perf_counter()
     steps = speculative_generate_step(
-        mx.array(tokens), pair.target.model, pair.draft.model,
+        mx.array(tokens), *models,
         num_draft_tokens=count, max_tokens=max_tokens, sampler=make_sampler(arm.temperature),
     )  # fmt: skip
     first = 0.0
@@ -80,7 +82,9 @@ def run_helix(engine: Engine, arm: Arm, tokens: list[int], count: int, max_token
     arm.tokens_per_s.append(stats.emitted / (time.perf_counter() - began))
 
 
-def compare(engine: Engine, prompts: list[Prompt], temperature: float, count: int, repeats: int, max_tokens: int) -> tuple[Arm, Arm]:
+def compare(
+    engine: Engine, prompts: list[Prompt], temperature: float, count: int, repeats: int, max_tokens: int
+) -> tuple[Arm, Arm]:
     """Both arms over all prompts, in turn."""
     theirs, ours = Arm("mlx-lm", temperature), Arm("helix", temperature)
     warm_up = prompts[0].tokens(engine)
@@ -112,7 +116,7 @@ def main(pair: str, draft_tokens: int, repeats: int, max_tokens: int, json_file:
             first = [statistics.median(arm.first_token_s) * 1e3 for arm in (theirs, ours)]
             paired = statistics.median(o / t for o, t in zip(ours.first_token_s, theirs.first_token_s, strict=True))
             click.echo(
-                f"temperature {temperature}: accepted a draft  mlx-lm {theirs.acceptance:.3f}  helix {ours.acceptance:.3f}  "
+                f"temperature {temperature}: kept  mlx-lm {theirs.acceptance:.3f}  helix {ours.acceptance:.3f}  "
                 f"ratio {ours.acceptance / max(theirs.acceptance, 1e-9):.2f};  "
                 f"first token  mlx-lm {first[0]:.1f} ms  helix {first[1]:.1f} ms  paired ratio {paired:.2f}"
             )

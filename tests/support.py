@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map_with_path
 from mlx_lm.generate import generate_step
@@ -76,7 +75,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
     return [int(t) for t in np.random.default_rng(seed).integers(0, VOCAB, length)]
 
 
-def plain(model: nn.Module, tokens: list[int], count: int) -> list[int]:
+def plain(model: Any, tokens: list[int], count: int) -> list[int]:
     """mlx-lm's own greedy text."""
     return [int(token) for token, _ in generate_step(mx.array(tokens), model, max_tokens=count)]
 

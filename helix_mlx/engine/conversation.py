@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from collections.abc import Sequence as Seq
 from types import TracebackType
 
@@ -29,13 +29,20 @@ class Conversation:
     def __enter__(self) -> Conversation:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def stream(
-        self, messages: Seq[Message], params: SamplingParams | None = None, *, draft_tokens: int | None = None,
-        cancel: Cancel | None = None, progress: Progress | None = None,
-    ) -> Iterator[Chunk]:
+        self,
+        messages: Seq[Message],
+        params: SamplingParams | None = None,
+        *,
+        draft_tokens: int | None = None,
+        cancel: Cancel | None = None,
+        progress: Progress | None = None,
+    ) -> Generator[Chunk]:
         """Answer the conversation so far, piece by piece.
 
         Args:

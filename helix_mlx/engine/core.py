@@ -99,7 +99,11 @@ class Core:
         return DEFAULT_DRAFT_TOKENS if draft_tokens is None else draft_tokens
 
     def generation(
-        self, sequences: Seq[Sequence], draft_tokens: int | None, cancel: Cancel | None = None, progress: Progress | None = None
+        self,
+        sequences: Seq[Sequence],
+        draft_tokens: int | None,
+        cancel: Cancel | None = None,
+        progress: Progress | None = None,
     ) -> Generation:
         """The work that brings admitted sequences to their end."""
         self.check_open()
@@ -142,7 +146,9 @@ class Core:
         if not tokens:
             raise PromptError("the prompt is empty; give some text")
         if len(tokens) >= context:
-            raise PromptError(f"the prompt has {len(tokens)} tokens and the context {context}; shorten it, or raise --max-context")
+            raise PromptError(
+                f"the prompt has {len(tokens)} tokens and the context {context}; shorten it, or raise --max-context"
+            )
         return -(-min(len(tokens) + params.max_tokens, context) // self.config.page_size)
 
     def release(self, sequence: Sequence) -> None:

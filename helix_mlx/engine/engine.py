@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from collections.abc import Sequence as Seq
 from types import TracebackType
 from typing import Any, overload
@@ -88,7 +88,9 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -100,10 +102,19 @@ class Engine:
         return self._core.memory()
 
     @overload
-    def generate(self, prompt: Prompt, params: SamplingParams | None = None, *, draft_tokens: int | None = None, **settings: Any) -> Completion: ...
+    def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, draft_tokens: int | None = None, **settings: Any
+    ) -> Completion: ...
 
     @overload
-    def generate(self, prompt: list[str], params: SamplingParams | Seq[SamplingParams] | None = None, *, draft_tokens: int | None = None, **settings: Any) -> list[Completion]: ...
+    def generate(
+        self,
+        prompt: list[str] | list[list[int]],
+        params: SamplingParams | Seq[SamplingParams] | None = None,
+        *,
+        draft_tokens: int | None = None,
+        **settings: Any,
+    ) -> list[Completion]: ...
 
     def generate(self, prompt, params=None, *, draft_tokens=None, **settings):  # type: ignore[no-untyped-def]
         """Complete a raw text, or a list of them as one ragged batch that speculates together.
@@ -128,9 +139,15 @@ class Engine:
         return completions if many else completions[0]
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, draft_tokens: int | None = None,
-        cancel: Cancel | None = None, progress: Progress | None = None, **settings: Any,
-    ) -> Iterator[Chunk]:
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        draft_tokens: int | None = None,
+        cancel: Cancel | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Generator[Chunk]:
         """Complete a raw text piece by piece.
 
         Args:
@@ -145,16 +162,27 @@ class Engine:
         return self._stream(sequence, draft_tokens, cancel, progress)
 
     def chat(
-        self, messages: Seq[Message], params: SamplingParams | None = None, *, draft_tokens: int | None = None, **settings: Any
+        self,
+        messages: Seq[Message],
+        params: SamplingParams | None = None,
+        *,
+        draft_tokens: int | None = None,
+        **settings: Any,
     ) -> Completion:
         """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, through the model's chat template."""
         tokens = self.pair.tokenizer.encode_chat(messages)
         return self._complete([tokens], [self._params(params, settings)], draft_tokens)[0]
 
     def stream_chat(
-        self, messages: Seq[Message], params: SamplingParams | None = None, *, draft_tokens: int | None = None,
-        cancel: Cancel | None = None, progress: Progress | None = None, **settings: Any,
-    ) -> Iterator[Chunk]:
+        self,
+        messages: Seq[Message],
+        params: SamplingParams | None = None,
+        *,
+        draft_tokens: int | None = None,
+        cancel: Cancel | None = None,
+        progress: Progress | None = None,
+        **settings: Any,
+    ) -> Generator[Chunk]:
         """Answer a conversation piece by piece; as `stream`, through the model's chat template."""
         sequence = self._core.admit(self.pair.tokenizer.encode_chat(messages), self._params(params, settings))
         return self._stream(sequence, draft_tokens, cancel, progress)
@@ -164,7 +192,9 @@ class Engine:
         self._core.check_open()
         return Conversation(self._core)
 
-    def _complete(self, prompts: list[list[int]], each: list[SamplingParams], draft_tokens: int | None) -> list[Completion]:
+    def _complete(
+        self, prompts: list[list[int]], each: list[SamplingParams], draft_tokens: int | None
+    ) -> list[Completion]:
         """Run prompts to their end, as many together as memory allows."""
         done: list[Completion] = []
         while len(done) < len(prompts):
@@ -199,7 +229,7 @@ class Engine:
 
     def _stream(
         self, sequence: Sequence, draft_tokens: int | None, cancel: Cancel | None, progress: Progress | None
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk]:
         try:
             for _, chunk in self._core.generation([sequence], draft_tokens, cancel, progress).run([0]):
                 yield chunk

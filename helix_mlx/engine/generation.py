@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from helix_mlx.engine.batch import Batch
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.engine.step import cycle, prefill
+from helix_mlx.models.loader import LanguageModel
 from helix_mlx.request import Chunk
 from helix_mlx.speculative.drafter import Drafter
 
@@ -29,8 +30,8 @@ class Runner:
     of a prefill pass, `lookahead` the cycles enqueued before one is read.
     """
 
-    target: nn.Module
-    draft: nn.Module | None
+    target: LanguageModel
+    draft: LanguageModel | None
     drafter: Drafter | None
     chunk: int
     lookahead: int
@@ -154,9 +155,10 @@ class Generation:
     def _read(self, batch: Batch) -> list[tuple[Sequence, Chunk]]:
         """Wait for the oldest cycle and take its tokens: the one host synchronisation of a cycle."""
         packed, count, sequences = self._pending.popleft()
-        events = []
+        rows: Any = packed.tolist()
+        events: list[tuple[Sequence, Chunk]] = []
         first = not any(s.stats.emitted for s in sequences)
-        for sequence, (kept, *tokens) in zip(sequences, packed.tolist(), strict=True):
+        for sequence, (kept, *tokens) in zip(sequences, rows, strict=True):
             if sequence.finish_reason:
                 continue
             events += [(sequence, chunk) for chunk in sequence.accept(tokens[: kept + 1], count)]

@@ -46,7 +46,9 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
     per_page = PagePool.bytes_per_page(models, config.page_size)
     limit = pair.target.max_context or DEFAULT_CONTEXT
     if config.max_context is not None and config.max_context > limit:
-        raise SettingsError(f"max-context is {config.max_context}, but {pair.name} was made for {limit} positions; ask for at most that")
+        raise SettingsError(
+            f"max-context is {config.max_context}, but {pair.name} was made for {limit} positions; ask for at most that"
+        )
     context = config.max_context or limit
     wanted = DEFAULT_SEQUENCES * -(-context // config.page_size) + 1
     budget = config.kv_memory if config.kv_memory is not None else min(wanted * per_page, spare_memory(pair))
@@ -60,7 +62,8 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
     if config.max_context is not None and config.max_context > capacity:
         needed = (-(-config.max_context // config.page_size) + 1) * per_page
         raise MemoryBudgetError(
-            f"{budget} bytes of KV memory hold {capacity} positions, fewer than the {config.max_context} of --max-context: "
+            f"{budget} bytes of KV memory hold {capacity} positions, "
+            f"fewer than the {config.max_context} of --max-context: "
             f"raise --kv-memory to at least {needed}, or lower --max-context"
         )
     resolved = replace(config, kv_memory=budget, max_context=min(context, capacity))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from helix_mlx.engine.batch import Batch
+from helix_mlx.models.loader import LanguageModel
 from helix_mlx.paging.paged_cache import PagedKV
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.drafter import DraftContext, Drafter
@@ -21,7 +21,7 @@ def tail_slots(page_size: int) -> int:
 
 
 def prefill(
-    model: nn.Module,
+    model: LanguageModel,
     kv: PagedKV,
     tokens: list[int],
     start: int,
@@ -63,7 +63,7 @@ def prefill(
     return done
 
 
-def cycle(target: nn.Module, drafter: Drafter | None, batch: Batch, count: int, in_flight: int) -> mx.array:
+def cycle(target: LanguageModel, drafter: Drafter | None, batch: Batch, count: int, in_flight: int) -> mx.array:
     """Build one cycle for a batch and start it; the host waits for nothing.
 
     Args:
@@ -91,9 +91,7 @@ def cycle(target: nn.Module, drafter: Drafter | None, batch: Batch, count: int, 
         rows = mx.concatenate([rows, draft.tokens], axis=1)
     caches = batch.target.caches(batch.positions, limit + 1 + count, exact)
     target_logits = target(rows, cache=caches)
-    verdict = verify(
-        Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules
-    )
+    verdict = verify(Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules)
     kept = verdict.accepted[:, None]
     # Row layout: the last token, the drafts, one place more; the next token goes where the first draft not kept is.
     following = mx.concatenate([rows, rows[:, -1:]], axis=1)

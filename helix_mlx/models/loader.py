@@ -8,10 +8,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
-import mlx.nn as nn
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,6 +20,8 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from mlx.nn.layers.base import Module
+from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import load_config, load_model
 
@@ -34,6 +35,14 @@ _GROUPED_MASKS = frozenset({"gemma2"})
 """Families that do their own attention with grouped query heads on an axis of their own."""
 
 
+class LanguageModel(Protocol):
+    """What Helix asks of mlx-lm's models: token ids `[B, M]` and a cache object a layer give logits `[B, M, V]`."""
+
+    def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+        """One forward pass."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model in memory.
@@ -44,7 +53,7 @@ class LoadedModel:
 
     source: str
     folder: Path
-    model: nn.Module
+    model: LanguageModel
     config: dict[str, Any]
     layers: tuple[LayerShape, ...]
     vocab_size: int
@@ -53,9 +62,7 @@ class LoadedModel:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights."""
-        from mlx.utils import tree_flatten
-
-        return sum(array.nbytes for _, array in tree_flatten(self.model.parameters()))
+        return nbytes(self.model)
 
 
 def fetch(source: str) -> Path:
@@ -67,17 +74,24 @@ def fetch(source: str) -> Path:
     if (folder := source_path(source)) is not None:
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise ModelError(f"there is no folder {source}; name a folder, a repository such as org/model, or a pair of `helix-mlx pairs`")
+        raise ModelError(
+            f"there is no folder {source}; "
+            "name a folder, a repository such as org/model, or a pair of `helix-mlx pairs`"
+        )
     try:
         return Path(snapshot_download(source, allow_patterns=_FILES))
     except GatedRepoError as error:
         raise ModelError(f"{source} is gated: accept its licence on the hub, then run `hf auth login`") from error
     except RepositoryNotFoundError as error:
-        raise ModelError(f"there is no repository {source}, or it is private: check the name, or run `hf auth login`") from error
+        raise ModelError(
+            f"there is no repository {source}, or it is private: check the name, or run `hf auth login`"
+        ) from error
     except HFValidationError as error:
         raise ModelError(f"{source} is neither a folder nor a repository name: {one_line(error)}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError, TimeoutError) as error:
-        raise ModelError(f"cannot reach the hub for {source}: {one_line(error)}; check the network, or name a folder") from error
+        raise ModelError(
+            f"cannot reach the hub for {source}: {one_line(error)}; check the network, or name a folder"
+        ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise ModelError(f"the disk is full: {source} was not fetched; free some space and try again") from error
@@ -102,7 +116,8 @@ def load(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
     try:
         # Older mlx-lm, the last for Python 3.10, runs such code unasked; `read_config` has refused it by now.
         asks = "trust_remote_code" in inspect.signature(load_model).parameters
-        model, config = load_model(folder, lazy=True, **({"trust_remote_code": trust_remote_code} if asks else {}))
+        allowed: dict[str, Any] = {"trust_remote_code": trust_remote_code} if asks else {}
+        model, config = load_model(folder, lazy=True, **allowed)
         if mx.default_device() == mx.Device(mx.cpu):
             model.set_dtype(mx.float32)
         mx.eval(model.parameters())
@@ -143,12 +158,13 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         _get_classes(config)
     except ValueError as error:
         raise ModelError(
-            f"mlx-lm does not know the model type {config['model_type']!r} of {folder}; update mlx-lm, or name another model"
+            f"mlx-lm does not know the model type {config['model_type']!r} of {folder}; "
+            "update mlx-lm, or name another model"
         ) from error
     return config
 
 
-def probe(model: nn.Module, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], int]:
+def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], int]:
     """What each layer keeps for a position, and the width of the logits, read off one pass that is never evaluated.
 
     Raises:
@@ -156,7 +172,9 @@ def probe(model: nn.Module, config: dict[str, Any]) -> tuple[tuple[LayerShape, .
     """
     for name, module in model.named_modules():
         if type(module).__name__ == "DynamicNTKScalingRoPE":  # by name: older mlx-lm has no such class
-            raise ModelError(f"{name} turns by the length of the text, which speculation cannot take back; name another model")
+            raise ModelError(
+                f"{name} turns by the length of the text, which speculation cannot take back; name another model"
+            )
     windows = [_window(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
     probes = [_ProbeCache() for _ in windows]
     logits = model(mx.zeros((1, 1), mx.int32), cache=probes)
@@ -200,6 +218,8 @@ class _ProbeCache:
         return mx.ones((N, N), mx.bool_) if return_array else None
 
 
-def layer_bytes(models: Sequence[Sequence[LayerShape]]) -> int:
-    """Bytes that one position takes in all layers of all models."""
-    return sum(shape.bytes_per_position for layers in models for shape in layers)
+def nbytes(model: LanguageModel) -> int:
+    """Bytes of a model's weights."""
+    assert isinstance(model, Module)
+    leaves: Any = tree_flatten(model.parameters())
+    return sum(array.nbytes for _, array in leaves)

@@ -54,12 +54,15 @@ def load_pair(
     if draft == "none":
         draft = None
     loaded_target = load(target, trust_remote_code=trust_remote_code)
-    tokenizer = Tokenizer.load(loaded_target.folder, loaded_target.config.get("eos_token_id"))
+    tokenizer = Tokenizer.load(
+        loaded_target.folder, loaded_target.config.get("eos_token_id"), trust_remote_code=trust_remote_code
+    )
     loaded_draft = None
     if draft is not None:
         loaded_draft = load(draft, trust_remote_code=trust_remote_code)
         same = loaded_draft.folder == loaded_target.folder
-        check_vocabularies(tokenizer, tokenizer if same else Tokenizer.load(loaded_draft.folder, None))
+        drafts = tokenizer if same else Tokenizer.load(loaded_draft.folder, None, trust_remote_code=trust_remote_code)
+        check_vocabularies(tokenizer, drafts)
     return Pair(name or target, loaded_target, loaded_draft, tokenizer, is_demo)
 
 

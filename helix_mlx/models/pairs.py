@@ -76,7 +76,9 @@ def _folder() -> Path:
 
 
 def _named_pair(row: dict[str, Any]) -> NamedPair:
-    sizes = {f"{role}_bytes": _size_on_disk(row[role]) for role in ("target", "draft") if f"{role}_bytes" not in row}
+    sizes: dict[str, Any] = {
+        f"{role}_bytes": _size_on_disk(row[role]) for role in ("target", "draft") if f"{role}_bytes" not in row
+    }
     return NamedPair(**row, **sizes, packaged=row["target"].startswith(BUILTIN))
 
 

@@ -28,18 +28,19 @@ class Tokenizer:
         self.eos_ids: frozenset[int] = frozenset(wrapper.eos_token_ids)
 
     @classmethod
-    def load(cls, folder: Path, eos_ids: int | list[int] | None) -> Tokenizer:
+    def load(cls, folder: Path, eos_ids: int | list[int] | None, *, trust_remote_code: bool = False) -> Tokenizer:
         """The tokenizer in a model's folder.
 
         Args:
             folder: where the model lies.
             eos_ids: the ids that end an answer, from the model's configuration.
+            trust_remote_code: allow a tokenizer that brings Python code of its own.
 
         Raises:
             ModelError: the folder holds no tokenizer that can be read.
         """
         try:
-            return cls(load_tokenizer(folder, eos_token_ids=eos_ids))
+            return cls(load_tokenizer(folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=eos_ids))
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(
                 f"cannot read the tokenizer in {folder}: {one_line(error)}; fetch the model again, or name another"

@@ -51,10 +51,7 @@ class PageAllocator:
             raise MemoryBudgetError(
                 f"all {self.pages_total} pages of KV memory are in use; raise --kv-memory, or lower --max-context"
             )
-        if after is not None and after + 1 in self._free:
-            page = after + 1
-        else:
-            page = self._start_of_new_run()
+        page = after + 1 if after is not None and after + 1 in self._free else self._start_of_new_run()
         self._take(page)
         self._holders[page] = 1
         return page

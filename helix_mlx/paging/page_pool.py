@@ -68,7 +68,9 @@ class PagePool:
         pages = self.allocator.pages_total + 1
         return pages * self.bytes_per_page(self.layers, self.page_size)
 
-    def write(self, model: int, pages: Sequence[int], layer_keys: Sequence[mx.array], layer_values: Sequence[mx.array]) -> None:
+    def write(
+        self, model: int, pages: Sequence[int], layer_keys: Sequence[mx.array], layer_values: Sequence[mx.array]
+    ) -> None:
         """Write whole pages of one model, lazily; the caller sees to it that nothing in flight reads the pool.
 
         Args:
@@ -79,7 +81,7 @@ class PagePool:
         assert all(self.allocator.holders(page) for page in pages)
         first, count = pages[0], len(pages)
         together = list(pages) == list(range(first, first + count))
-        where: slice | mx.array = slice(first, first + count) if together else mx.array(pages)
+        where: slice | mx.array = slice(first, first + count) if together else mx.array(list(pages))
         for arrays, new in ((self.keys[model], layer_keys), (self.values[model], layer_values)):
             for array, filled in zip(arrays, new, strict=True):
                 array[where] = filled

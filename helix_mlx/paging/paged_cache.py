@@ -84,9 +84,7 @@ class PagedKV:
         self.tail.shift([count * size for count in counts])
         self.committed = [done + count * size for done, count in zip(self.committed, counts, strict=True)]
         self._address = None
-        mx.async_eval(
-            self.pool.keys[self.model], self.pool.values[self.model], self.tail.keys, self.tail.values
-        )
+        mx.async_eval(self.pool.keys[self.model], self.pool.values[self.model], self.tail.keys, self.tail.values)
         return len(pages)
 
     def rewind(self, length: int) -> int:
@@ -149,17 +147,14 @@ class PagedView:
         self.run = kv.run()
         self.block_table, self.committed = kv.address()
         self.slot = offset - self.committed
+        assert limit <= max(kv.committed) + kv.tail.slots, "the rows do not fit the tail"
         self.masks: dict[tuple[int, int | None], mx.array] = {}
 
     @property
     def keys_held(self) -> int:
         """S, the positions that `fetch` returns."""
-        size = self.kv.pool.page_size
-        if self.run is not None:
-            held = self.run[1] * size + self.kv.tail.slots
-        else:
-            held = self.block_table.shape[1] * size
-        return min(self.limit, held)
+        # The table of a run, too, has room for its tail.
+        return min(self.limit, self.block_table.shape[1] * self.kv.pool.page_size)
 
     def fetch(self, pages: mx.array, tail: mx.array) -> mx.array:
         """[B, heads, S, dim], position p at index p."""

@@ -37,8 +37,8 @@ class Tail:
     def concatenate(cls, tails: Sequence[Tail]) -> Tail:
         """The sequences of several tails with equal slots, in one."""
         return cls(
-            [mx.concatenate(layer) for layer in zip(*(t.keys for t in tails), strict=True)],
-            [mx.concatenate(layer) for layer in zip(*(t.values for t in tails), strict=True)],
+            [mx.concatenate(list(layer)) for layer in zip(*(t.keys for t in tails), strict=True)],
+            [mx.concatenate(list(layer)) for layer in zip(*(t.values for t in tails), strict=True)],
         )
 
     @property
@@ -88,7 +88,7 @@ class Tail:
         if len(by) == 1:
             order = None
         else:
-            order = mx.minimum(mx.arange(slots)[None] + mx.array(by)[:, None], slots - 1)[..., None, None]
+            order = mx.minimum(mx.arange(slots)[None] + mx.array(list(by))[:, None], slots - 1)[..., None, None]
 
         def moved(array: mx.array) -> mx.array:
             if order is None:

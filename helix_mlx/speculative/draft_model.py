@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 
+from helix_mlx.models.loader import LanguageModel
 from helix_mlx.speculative.drafter import DraftContext
 from helix_mlx.speculative.verification import draft_token
 from helix_mlx.speculative.verification.types import Draft
@@ -22,15 +22,17 @@ class DraftModel:
             filled to it.
     """
 
-    def __init__(self, model: nn.Module, vocab_size: int) -> None:
+    def __init__(self, model: LanguageModel, vocab_size: int) -> None:
         self._model = model
         self._vocab_size = vocab_size
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """See `Drafter.propose`. Needs the keys and values up to position n - 2, and writes on to n + count - 1."""
         kv = context.kv
-        assert kv is not None and count >= 1
-        tokens, probs = [], []
+        assert kv is not None
+        assert count >= 1
+        tokens: list[mx.array] = []
+        probs: list[mx.array] = []
         rows, at, limit = context.last_two, context.positions - 1, context.limit + 1
         for index in range(1, count + 1):
             caches = kv.caches(at, limit, context.exact)
@@ -39,11 +41,10 @@ class DraftModel:
                 draft_logits, index, context.filters, context.seeds, context.positions, context.rules
             )
             tokens.append(token)
-            probs.append(token_probs)
+            if token_probs is not None:
+                probs.append(token_probs)
             rows, at, limit = token[:, None], context.positions + index, limit + 1
-        if any(p is None for p in probs):
-            return Draft(mx.stack(tokens, axis=1), None)
-        return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1))
+        return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1) if probs else None)
 
     def _fit(self, draft_logits: mx.array) -> mx.array:
         width = draft_logits.shape[-1]

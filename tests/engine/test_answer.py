@@ -29,12 +29,14 @@ def shown(text: str, stop: list[str]) -> tuple[list[str], bool]:
 
 def test_a_stop_string_across_tokens_is_never_shown() -> None:
     pieces, stopped = shown("one STOP two", ["STOP"])
-    assert "".join(pieces) == "one " and stopped
+    assert "".join(pieces) == "one "
+    assert stopped
 
 
 def test_a_near_miss_is_shown_in_full() -> None:
     pieces, stopped = shown("one STO two ST", ["STOP"])
-    assert "".join(pieces) == "one STO two ST" and not stopped
+    assert "".join(pieces) == "one STO two ST"
+    assert not stopped
 
 
 def test_a_beginning_of_a_stop_string_is_held_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,9 @@ def pair() -> Pair:
     return replace(pair, tokenizer=byte_tokenizer((end,)))
 
 
-def turn(conversation: Conversation, messages: list[dict[str, str]], params: SamplingParams = PARAMS) -> tuple[str, Stats]:
+def turn(
+    conversation: Conversation, messages: list[dict[str, str]], params: SamplingParams = PARAMS
+) -> tuple[str, Stats]:
     chunks = list(conversation.stream(messages, params))
     stats = chunks[-1].stats
     assert stats is not None
@@ -34,7 +37,7 @@ def turn(conversation: Conversation, messages: list[dict[str, str]], params: Sam
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.8, "seed": 5}])
-def test_turns_say_what_a_fresh_reading_says_and_prefill_only_what_is_new(pair: Pair, settings: dict[str, float]) -> None:
+def test_turns_say_what_a_fresh_reading_says_and_prefill_only_what_is_new(pair: Pair, settings: dict[str, Any]) -> None:
     params = SamplingParams(max_tokens=30, **settings)
     with Engine(pair, EngineConfig(max_context=1024)) as engine, engine.conversation() as conversation:
         messages: list[dict[str, str]] = []

@@ -36,9 +36,12 @@ def test_a_stream_adds_up_to_the_completion(pair: Pair) -> None:
     assert "".join(chunk.text for chunk in chunks) == whole.text
     assert [chunk.token for chunk in chunks[:-1]] == whole.tokens
     assert [chunk.finish_reason for chunk in chunks] == [None] * 20 + ["length"]
-    assert chunks[-1].stats is not None and chunks[-1].stats.emitted == 20
-    assert whole.prompt_tokens == 5 and whole.finish_reason == "length"
-    assert whole.settings["draft_tokens"] == 4 and whole.settings["verification"] == "greedy"
+    assert chunks[-1].stats is not None
+    assert chunks[-1].stats.emitted == 20
+    assert whole.prompt_tokens == 5
+    assert whole.finish_reason == "length"
+    assert whole.settings["draft_tokens"] == 4
+    assert whole.settings["verification"] == "greedy"
 
 
 def test_an_end_token_ends_the_answer_and_is_not_shown(pair: Pair) -> None:
@@ -74,7 +77,8 @@ def test_a_draft_whose_logits_are_padded_otherwise(pair: Pair) -> None:
 def test_the_context_ends_the_answer(pair: Pair) -> None:
     with Engine(pair, EngineConfig(max_context=32)) as engine:
         completion = engine.generate(prompt(20), max_tokens=500)
-    assert len(completion.tokens) == 12 and completion.finish_reason == "length"
+    assert len(completion.tokens) == 12
+    assert completion.finish_reason == "length"
 
 
 def test_a_batch_that_does_not_fit_runs_in_groups(pair: Pair) -> None:
@@ -135,9 +139,11 @@ def test_cancelling_between_passes(pair: Pair) -> None:
         asked = iter([False] * 6)
         chunks = list(engine.stream(prompt(9), max_tokens=200, cancel=lambda: next(asked, True)))
         assert chunks[-1].finish_reason == "cancelled"
-        assert chunks[-1].stats is not None and 0 < chunks[-1].stats.emitted < 200
+        assert chunks[-1].stats is not None
+        assert 0 < chunks[-1].stats.emitted < 200
         at_once = list(engine.stream(prompt(9), cancel=lambda: True))
-        assert at_once[-1].finish_reason == "cancelled" and not any(c.text for c in at_once)
+        assert at_once[-1].finish_reason == "cancelled"
+        assert not any(c.text for c in at_once)
         assert engine.memory().pages_used == 0
 
 

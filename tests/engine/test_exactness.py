@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def greedy(pair: Pair, prompts: list[list[int]]) -> list[list[int]]:
     return [plain(pair.target.model, tokens, NEW) for tokens in prompts]
 
 
-def texts(engine: Engine, prompts: list[list[int]], draft_tokens: int, **settings: object) -> list[list[int]]:
+def texts(engine: Engine, prompts: list[list[int]], draft_tokens: int, **settings: Any) -> list[list[int]]:
     done = engine.generate(prompts, SamplingParams(max_tokens=NEW, **settings), draft_tokens=draft_tokens)
     assert engine.memory().pages_used == 0
     return [completion.tokens for completion in done]

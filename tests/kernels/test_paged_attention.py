@@ -47,8 +47,15 @@ def test_equals_the_arithmetic_written_out(window: int | None, with_sinks: bool)
         tails.append(mx.array(tail))
     table = mx.array([t + [0] * (6 - len(t)) for t in tables])
     got = paged_attention(
-        mx.array(queries), (pools[0], pools[1]), table, mx.array(committed), (tails[0], tails[1]), mx.array(lengths),
-        scale=0.3, window=window, sinks=None if sinks is None else mx.array(sinks),
+        mx.array(queries),
+        (pools[0], pools[1]),
+        table,
+        mx.array(committed),
+        (tails[0], tails[1]),
+        mx.array(lengths),
+        scale=0.3,
+        window=window,
+        sinks=None if sinks is None else mx.array(sinks),
     )
     expected = written_out(queries, keys, values, lengths, 0.3, window, sinks)
     np.testing.assert_allclose(np.array(got), expected, rtol=1e-5, atol=1e-5)

@@ -12,17 +12,22 @@ import pytest
 from mlx.utils import tree_flatten
 
 from helix_mlx.errors import ModelError, PairError
-from helix_mlx.models.loader import load, probe
+from helix_mlx.models.loader import LoadedModel, load, probe
 from helix_mlx.models.pair import check_vocabularies
 from tests.families import FAMILIES
 from tests.support import VOCAB, byte_tokenizer, random_model
+
+
+def parameters(loaded: LoadedModel) -> Any:
+    model: Any = loaded.model
+    return dict(tree_flatten(model.parameters()))
 
 
 def write_model(folder: Path, **changes: Any) -> Path:
     """A tiny float checkpoint in the layout that mlx-lm reads."""
     loaded = random_model("llama")
     folder.mkdir(parents=True)
-    mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(loaded.model.parameters())))
+    mx.save_safetensors(str(folder / "model.safetensors"), parameters(loaded))
     config = {"model_type": "llama", "vocab_size": VOCAB, **FAMILIES["llama"], **changes}
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
     return folder
@@ -33,24 +38,29 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("models") / "good")
 
 
+def weights_of(folder: Path) -> Any:
+    return mx.load(str(folder / "model.safetensors"))
+
+
 def copied(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "copy"))
 
 
 def test_a_folder_loads_with_what_it_says_of_itself(good: Path) -> None:
     loaded = load(str(good))
-    assert loaded.vocab_size == VOCAB and loaded.max_context == 4096
+    assert loaded.vocab_size == VOCAB
+    assert loaded.max_context == 4096
     assert [(s.key_heads, s.key_dim, s.window) for s in loaded.layers] == [(2, 8, None)] * 2
     assert loaded.nbytes > 0
 
 
 def test_half_precision_weights_become_float32_on_a_cpu(good: Path, tmp_path: Path) -> None:
     folder = copied(good, tmp_path)
-    weights = {k: v.astype(mx.bfloat16) for k, v in mx.load(str(folder / "model.safetensors")).items()}
+    weights = {name: array.astype(mx.bfloat16) for name, array in weights_of(folder).items()}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     loaded = load(str(folder))
     if mx.default_device() == mx.Device(mx.cpu):
-        assert {array.dtype for _, array in tree_flatten(loaded.model.parameters())} == {mx.float32}
+        assert {array.dtype for array in parameters(loaded).values()} == {mx.float32}
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/nowhere/at/all", "nowhere", "~/nowhere"])
@@ -99,7 +109,7 @@ def test_no_weights_at_all(good: Path, tmp_path: Path) -> None:
 
 def test_a_missing_weight(good: Path, tmp_path: Path) -> None:
     folder = copied(good, tmp_path)
-    weights = mx.load(str(folder / "model.safetensors"))
+    weights = weights_of(folder)
     weights.pop("model.norm.weight")
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     with pytest.raises(ModelError, match="cannot load the weights"):
@@ -122,8 +132,16 @@ def test_recurrent_layers_are_named() -> None:
 
     args = mamba.ModelArgs.from_dict(
         {
-            "model_type": "mamba", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "state_size": 4,
-            "num_hidden_layers": 2, "conv_kernel": 4, "use_bias": False, "use_conv_bias": True, "time_step_rank": 2,
+            "model_type": "mamba",
+            "vocab_size": 32,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "state_size": 4,
+            "num_hidden_layers": 2,
+            "conv_kernel": 4,
+            "use_bias": False,
+            "use_conv_bias": True,
+            "time_step_rank": 2,
         }
     )
     with pytest.raises(ModelError, match="layer 0 keeps a ArraysCache"):

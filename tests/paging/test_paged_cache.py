@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -33,7 +35,8 @@ def forward(loaded: LoadedModel, kv: PagedKV, rows: list[list[int]], lengths: li
 
 
 def contiguous(loaded: LoadedModel, tokens: list[int]) -> mx.array:
-    return loaded.model(mx.array([tokens]), cache=make_prompt_cache(loaded.model))
+    model: Any = loaded.model
+    return model(mx.array([tokens]), cache=make_prompt_cache(model))
 
 
 @pytest.mark.parametrize("spare", [0, 5])
@@ -97,7 +100,7 @@ def test_rewinding_forgets_and_reads_again(llama: LoadedModel) -> None:
 def test_commits_are_in_place(llama: LoadedModel) -> None:
     """A thousand commits, and every array of the pool lies where it lay."""
     pool = pool_for(llama, pages=1100)
-    arrays = [a for a in pool.keys[TARGET] + pool.values[TARGET]]
+    arrays = list(pool.keys[TARGET] + pool.values[TARGET])
     before = [address(a) for a in arrays]
     del arrays
     kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)

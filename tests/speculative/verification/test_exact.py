@@ -45,9 +45,12 @@ def kept_probs(rule: str, h: Floats) -> Floats:
     ones = np.ones((len(h), 1))
     kept: Floats = np.concatenate([ones, h], axis=1)
     if rule == "token":
-        return kept.cumprod(axis=1) * np.concatenate([1 - h, ones], axis=1)
-    none_later = (1 - h)[:, ::-1].cumprod(axis=1)[:, ::-1]
-    return kept * np.concatenate([none_later, ones], axis=1)
+        kept = kept.cumprod(axis=1)
+        rest = np.concatenate([1 - h, ones], axis=1)
+    else:
+        rest = np.concatenate([(1 - h)[:, ::-1].cumprod(axis=1)[:, ::-1], ones], axis=1)
+    kept *= rest
+    return kept
 
 
 def arrays(problem: Problem) -> tuple[mx.array, mx.array, mx.array, Floats]:
