@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import mlx.core as mx
@@ -146,6 +149,53 @@ def test_recurrent_layers_are_named() -> None:
     )
     with pytest.raises(ModelError, match="layer 0 keeps a ArraysCache"):
         probe(mamba.Model(args), {})
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[int, str], None]]:
+    """The hub's own client against a server on this machine that refuses everything as it is told to."""
+    import huggingface_hub.constants as constants
+
+    refusal: list[Any] = []
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            status, code = refusal
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    yield lambda status, code: refusal.extend((status, code))
+    server.shutdown()
+    server.server_close()
+
+
+def test_no_such_repository(hub: Callable[[int, str], None]) -> None:
+    hub(404, "RepoNotFound")
+    with pytest.raises(ModelError, match="there is no repository some/model, or it is private"):
+        load("some/model")
+
+
+def test_a_gated_repository(hub: Callable[[int, str], None]) -> None:
+    hub(403, "GatedRepo")
+    with pytest.raises(ModelError, match="some/model is gated: accept its licence"):
+        load("some/model")
+
+
+def test_a_hub_in_trouble(hub: Callable[[int, str], None]) -> None:
+    hub(500, "")
+    with pytest.raises(ModelError, match="cannot reach the hub for some/model"):
+        load("some/model")
 
 
 def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""An engine without models: it repeats what it is told, one word a token, every other one from the draft."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from helix_mlx.config import EngineConfig
+from helix_mlx.engine.memory import MemoryReport
+from helix_mlx.errors import PromptError
+from helix_mlx.request import Chunk, Completion, SamplingParams, Stats
+
+Message = dict[str, str]
+Cancel = Callable[[], bool]
+Progress = Callable[[int, int], None]
+
+
+class FakeTalk:
+    """A conversation that notes what it was asked. "for ever" is answered until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[Message], SamplingParams | None, int | None]] = []
+        self.resets = 0
+
+    def __enter__(self) -> FakeTalk:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        draft_tokens: int | None = None,
+        cancel: Cancel | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Chunk]:
+        self.asked.append((list(messages), params, draft_tokens))
+        text = messages[-1]["content"]
+        if text == "too long":
+            raise PromptError("the prompt has 9999 tokens and the context 4096; shorten it, or raise --max-context")
+        if progress:
+            progress(1, 1)
+        return endless(cancel or (lambda: False)) if text == "for ever" else words(f"You said {text}")
+
+
+def words(text: str) -> Iterator[Chunk]:
+    pieces = text.split(" ")
+    for index, word in enumerate(pieces):
+        yield Chunk(word if index == 0 else " " + word, index, index % 2 == 1)
+    drafts = len(pieces) // 2
+    stats = Stats(
+        emitted=len(pieces),
+        drafted=4,
+        accepted=drafts,
+        accepted_by_position=[drafts, 0, 0, 0],
+        target_passes=1,
+        draft_passes=4,
+        tokens_per_s=50.0,
+        time_to_first_token_s=0.25,
+    )
+    yield Chunk("", finish_reason="stop", stats=stats)
+
+
+def endless(cancel: Cancel) -> Iterator[Chunk]:
+    count = 0
+    while not cancel():
+        count += 1
+        yield Chunk(f" {count}", count)
+        time.sleep(0.01)
+    yield Chunk("", finish_reason="cancelled", stats=Stats(emitted=count))
+
+
+class FakeEngine:
+    """Stands in for an `Engine` in the command line's tests."""
+
+    def __init__(self, *, is_demo: bool = True, has_draft: bool = True, config: EngineConfig | None = None) -> None:
+        self.name = "fake"
+        self.is_demo = is_demo
+        self.has_draft = has_draft
+        self.config = config or EngineConfig()
+        self.talk = FakeTalk()
+
+    def __enter__(self) -> FakeEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def conversation(self) -> FakeTalk:
+        return self.talk
+
+    def memory(self) -> MemoryReport:
+        return MemoryReport(pages_total=64, pages_used=3, bytes=2_000_000, waste=0.25)
+
+    def stream_chat(self, messages: Sequence[Message], params: SamplingParams, **extra: Any) -> Iterator[Chunk]:
+        return self.talk.stream(messages, params, **extra)
+
+    def stream(self, prompt: str, params: SamplingParams, **extra: Any) -> Iterator[Chunk]:
+        return self.talk.stream([{"role": "raw", "content": prompt}], params, **extra)
+
+    def chat(self, messages: Sequence[Message], params: SamplingParams) -> Completion:
+        chunks = list(self.talk.stream(messages, params))
+        stats = chunks[-1].stats
+        assert stats is not None
+        text = "".join(chunk.text for chunk in chunks)
+        tokens = [chunk.token for chunk in chunks if chunk.token is not None]
+        return Completion(text, tokens, "stop", 7, stats, {"temperature": params.temperature})
+
+    def generate(self, prompt: str, params: SamplingParams) -> Completion:
+        return self.chat([{"role": "raw", "content": prompt}], params)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeEngine
+
+
+def test_the_answer_goes_to_standard_output(engine: FakeEngine, run: Run) -> None:
+    result = run("generate", "hello")
+    assert result.exit_code == 0
+    assert result.stdout == "You said hello\n"
+    assert result.stderr == ""
+
+
+def test_standard_input_is_the_prompt(engine: FakeEngine, run: Run) -> None:
+    assert run("generate", text="one\ntwo\n").stdout == "You said one\ntwo\n"
+    assert run("generate", "-", text="three").stdout == "You said three\n"
+
+
+def test_the_chat_template_is_used_unless_raw(engine: FakeEngine, run: Run) -> None:
+    run("generate", "hello", "--system", "Be brief.")
+    run("generate", "hello", "--raw")
+    (first, _, _), (second, _, _) = engine.talk.asked
+    assert first == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+    assert second == [{"role": "raw", "content": "hello"}]
+
+
+def test_json_is_one_object(engine: FakeEngine, run: Run) -> None:
+    result = run("generate", "grüße", "--json", "--temperature", "0.5")
+    assert result.stdout.count("\n") == 1
+    answer = json.loads(result.stdout)
+    assert answer["text"] == "You said grüße"
+    assert answer["tokens"] == [0, 1, 2]
+    assert answer["finish_reason"] == "stop"
+    assert answer["prompt_tokens"] == 7
+    assert answer["settings"]["temperature"] == 0.5
+    counted = {"emitted", "drafted", "accepted", "accepted_by_position", "target_passes", "draft_passes", "host_syncs"}
+    measured = {"prefill_s", "time_to_first_token_s", "decode_s", "tokens_per_s"}
+    assert counted | measured <= set(answer["stats"])
+
+
+def test_the_settings_reach_the_engine(engine: FakeEngine, run: Run) -> None:
+    words = "--max-tokens 9 --temperature 0.7 --top-p 0.9 --top-k 40 --min-p 0.1 --seed 3 --verification coupled"
+    run("generate", "hello", *words.split(), "--stop", "a b", "--stop", "c", "--draft-tokens", "2", "--lookahead", "1")
+    params = engine.talk.asked[0][1]
+    assert params is not None
+    assert (params.max_tokens, params.temperature, params.top_p, params.top_k) == (9, 0.7, 0.9, 40)
+    assert (params.min_p, params.seed, params.verification, params.stop) == (0.1, 3, "coupled", ("a b", "c"))
+    assert (engine.config.draft_tokens, engine.config.lookahead) == (2, 1)
+
+
+def test_sizes_are_read_with_their_units(engine: FakeEngine, run: Run) -> None:
+    run("generate", "hello", "--kv-memory", "2GiB", "--page-size", "32", "--draft-tokens", "auto")
+    assert engine.config.kv_memory == 2 * 2**30
+    assert engine.config.page_size == 32
+    assert engine.config.draft_tokens is None

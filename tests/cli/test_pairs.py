@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from helix_mlx.cli.pairs import human_bytes
+from tests.cli.conftest import Run
+
+
+def test_the_table_names_every_pair_and_how_to_fetch_it(run: Run) -> None:
+    result = run("pairs")
+    assert result.exit_code == 0
+    for name in ("tiny", "smollm2-1.7b", "llama-3.1-8b", "qwen3-8b", "qwen3-14b", "llama-2-7b"):
+        assert f"\n{name} " in result.stdout
+    assert "helix-mlx pairs --fetch qwen3-8b" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_json_lists_every_pair(run: Run) -> None:
+    rows = {row["name"]: row for row in json.loads(run("pairs", "--json").stdout)}
+    assert rows["tiny"]["packaged"] is True
+    assert rows["qwen3-8b"]["draft"] == "mlx-community/Qwen3-0.6B-4bit"
+    assert rows["llama-2-7b"]["gated"] is True
+    assert {"target_bytes", "draft_bytes", "on_disk", "fetch", "licence", "note"} <= set(rows["tiny"])
+
+
+@pytest.mark.parametrize(("count", "text"), [(4_530_000_000, "4.5 GB"), (351_000_000, "351 MB"), (4_440_000, "4.4 MB")])
+def test_sizes_are_for_people(count: int, text: str) -> None:
+    assert human_bytes(count) == text
