@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from collections.abc import Sequence as Seq
+from contextlib import closing
 from types import TracebackType
 
 from helix_mlx.engine.core import Core
@@ -57,14 +58,21 @@ class Conversation:
             HelixError: the conversation does not fit the context, or a setting is out of range.
         """
         self._stop_running()
+        params = params or SamplingParams()
         prompt = self._core.pair.tokenizer.render_chat(messages)
         tokens = self._tokens(prompt)
-        last = self._last
+        self._core.pages_needed(tokens, params)
         self._core.draft_length(draft_tokens)
-        sequence = self._core.admit(tokens, params or SamplingParams(), last)
-        held = sequence.rewind(last) if last else 0
-        self._last, self._last_prompt = sequence, prompt
-        self._running = self._stream(sequence, held, draft_tokens, cancel, progress)
+
+        def chunks() -> Generator[Chunk]:
+            sequence = self._core.admit(tokens, params, self._last)
+            self._last, self._last_prompt = sequence, prompt
+            with closing(self._core.generation([sequence], draft_tokens, cancel, progress).run()) as events:
+                for _, chunk in events:
+                    yield chunk
+            yield Chunk(sequence.answer.finish(), finish_reason=sequence.finish_reason, stats=sequence.stats)
+
+        self._running = chunks()
         return self._running
 
     def reset(self) -> None:
@@ -77,12 +85,6 @@ class Conversation:
     def close(self) -> None:
         """The same as `reset`."""
         self.reset()
-
-    def _stream(
-        self, sequence: Sequence, held: int, draft_tokens: int | None, cancel: Cancel | None, progress: Progress | None
-    ) -> Generator[Chunk]:
-        yield from (chunk for _, chunk in self._core.generation([sequence], draft_tokens, cancel, progress).run([held]))
-        yield Chunk(sequence.answer.finish(), finish_reason=sequence.finish_reason, stats=sequence.stats)
 
     def _stop_running(self) -> None:
         """End an answer that its reader has left, so that its keys and values can be taken over."""

@@ -115,14 +115,13 @@ class Core:
         Args:
             tokens: the prompt.
             params: its settings.
-            before: the sequence whose pages it takes over, where it goes on from one.
+            before: an ended sequence whose pages it takes over, as far as their tokens agree.
 
         Raises:
             PromptError: the prompt is empty or does not fit the context.
             MemoryBudgetError: other sequences hold the memory it may need.
         """
-        self.check_open()
-        needed = self._pages_needed(tokens, params)
+        needed = self.pages_needed(tokens, params)
         others = sum(pages for sequence, pages in self._live.items() if sequence is not before)
         if needed + others > self.pool.allocator.pages_total:
             raise MemoryBudgetError(
@@ -131,16 +130,19 @@ class Core:
             )
         sequence = self._new_sequence(tokens, params, before)
         if before is not None:
+            sequence.rewind(before)
             del self._live[before]
         self._live[sequence] = needed
         return sequence
 
-    def _pages_needed(self, tokens: Seq[int], params: SamplingParams) -> int:
+    def pages_needed(self, tokens: Seq[int], params: SamplingParams) -> int:
         """Pages that a request may come to hold.
 
         Raises:
+            ClosedError: the engine has been closed.
             PromptError: the prompt is empty or does not fit the context.
         """
+        self.check_open()
         context = self.config.max_context
         assert context is not None
         if not tokens:
@@ -175,5 +177,4 @@ class Core:
             table=table,
             target=target,
             draft=draft,
-            draft_length=before.draft_length if before else 0,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from collections.abc import Sequence as Seq
+from contextlib import closing
 from types import TracebackType
 from typing import Any, overload
 
@@ -158,8 +159,7 @@ class Engine:
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
         """
-        sequence = self._core.admit(self._encode(prompt), self._params(params, settings))
-        return self._stream(sequence, draft_tokens, cancel, progress)
+        return self._stream(self._encode(prompt), self._params(params, settings), draft_tokens, cancel, progress)
 
     def chat(
         self,
@@ -184,8 +184,8 @@ class Engine:
         **settings: Any,
     ) -> Generator[Chunk]:
         """Answer a conversation piece by piece; as `stream`, through the model's chat template."""
-        sequence = self._core.admit(self.pair.tokenizer.encode_chat(messages), self._params(params, settings))
-        return self._stream(sequence, draft_tokens, cancel, progress)
+        tokens = self.pair.tokenizer.encode_chat(messages)
+        return self._stream(tokens, self._params(params, settings), draft_tokens, cancel, progress)
 
     def conversation(self) -> Conversation:
         """A conversation that keeps its pages between turns."""
@@ -207,7 +207,7 @@ class Engine:
                         if not sequences:
                             raise
                         break
-                for _ in self._core.generation(sequences, draft_tokens).run([0] * len(sequences)):
+                for _ in self._core.generation(sequences, draft_tokens).run():
                     pass
                 done += [self._completion(sequence, draft_tokens) for sequence in sequences]
             finally:
@@ -228,14 +228,29 @@ class Engine:
         )
 
     def _stream(
-        self, sequence: Sequence, draft_tokens: int | None, cancel: Cancel | None, progress: Progress | None
+        self,
+        tokens: list[int],
+        params: SamplingParams,
+        draft_tokens: int | None,
+        cancel: Cancel | None,
+        progress: Progress | None,
     ) -> Generator[Chunk]:
-        try:
-            for _, chunk in self._core.generation([sequence], draft_tokens, cancel, progress).run([0]):
-                yield chunk
-            yield Chunk(sequence.answer.finish(), finish_reason=sequence.finish_reason, stats=sequence.stats)
-        finally:
-            self._core.release(sequence)
+        # What can be refused is refused now; memory is taken when the first chunk is asked for, since a generator
+        # that is never begun could not give it back.
+        self._core.pages_needed(tokens, params)
+        self._core.draft_length(draft_tokens)
+
+        def chunks() -> Generator[Chunk]:
+            sequence = self._core.admit(tokens, params)
+            try:
+                with closing(self._core.generation([sequence], draft_tokens, cancel, progress).run()) as events:
+                    for _, chunk in events:
+                        yield chunk
+                yield Chunk(sequence.answer.finish(), finish_reason=sequence.finish_reason, stats=sequence.stats)
+            finally:
+                self._core.release(sequence)
+
+        return chunks()
 
     def _encode(self, prompt: Prompt) -> list[int]:
         return self.pair.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)

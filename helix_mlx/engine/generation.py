@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +45,7 @@ class Generation:
 
     Args:
         runner: the models.
-        sequences: admitted together; whatever of `tokens` their keys and values hold already is not read again.
+        sequences: admitted together; what a model has read already it does not read again.
         draft_tokens: K.
         cancel: asked between passes; True ends every answer where it is.
         progress: told of prefilled tokens, done and in all.
@@ -67,13 +67,9 @@ class Generation:
         self._pending: deque[tuple[mx.array, int, list[Sequence]]] = deque()
         self._began = time.perf_counter()
 
-    def run(self, held: Seq[int]) -> Iterator[tuple[Sequence, Chunk]]:
-        """Generate until every sequence has a finish reason.
-
-        Args:
-            held: positions that each sequence's target keys and values hold already.
-        """
-        if not self._prefill(held):
+    def run(self) -> Generator[tuple[Sequence, Chunk]]:
+        """Generate until every sequence has a finish reason."""
+        if not self._prefill():
             for sequence in self._sequences:
                 sequence.finish_reason = "cancelled"
                 yield sequence, Chunk("")
@@ -92,22 +88,24 @@ class Generation:
                     self._time(sequence)
             batch.part()
 
-    def _prefill(self, held: Seq[int]) -> bool:
+    def _prefill(self) -> bool:
         """The target reads all tokens but the last of each sequence; False where it was cancelled."""
-        total = sum(s.length - start for s, start in zip(self._sequences, held, strict=True))
+        total = sum(s.length - s.target_length for s in self._sequences)
         before = 0
-        for sequence, start in zip(self._sequences, held, strict=True):
+        for sequence in self._sequences:
+            start = sequence.target_length
+            missing = sequence.tokens[start : sequence.length]
 
-            def between(done: int, before: int = before) -> bool:
+            def between(done: int, sequence: Sequence = sequence, start: int = start, before: int = before) -> bool:
+                sequence.target_length = start + done
+                sequence.stats.prefill_tokens = done
                 self._progress(before + done, total)
                 return not self._cancel()
 
-            missing = sequence.tokens[start : sequence.length]
-            read = prefill(self._runner.target, sequence.target, missing, start, self._runner.chunk, between)
-            sequence.stats.prefill_tokens = read
-            if read < len(missing) or self._cancel():
+            prefill(self._runner.target, sequence.target, missing, start, self._runner.chunk, between)
+            if sequence.target_length < sequence.length or self._cancel():
                 return False
-            before += read
+            before += len(missing)
         return True
 
     def _prefill_draft(self, batch: Batch) -> None:
@@ -167,6 +165,7 @@ class Generation:
             if not first:
                 stats.target_passes += 1
                 stats.draft_passes += count
+            sequence.target_length = sequence.length
             if count:
                 sequence.draft_length = sequence.length - 1
             if sequence.finish_reason:

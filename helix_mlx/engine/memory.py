@@ -86,5 +86,5 @@ def report(pool: PagePool, live: Iterable[Sequence]) -> MemoryReport:
     held, filled = used * pool.page_size, 0
     for sequence in live:
         held += sequence.target.tail.slots
-        filled += sequence.length
+        filled += sequence.target_length
     return MemoryReport(pool.allocator.pages_total, used, pool.nbytes, 1 - filled / held if held else 0.0)

@@ -14,9 +14,9 @@ from helix_mlx.request import Chunk, FinishReason, SamplingParams, Stats
 class Sequence:
     """A request on its way, by the host's knowledge; in a batch the device may be a cycle ahead.
 
-    `tokens` is the prompt and everything emitted. Of these the target has read all but the last: `length` of
-    them. `draft_length` is how many of them the draft has read and will not read again. `target` and `draft`
-    are its keys and values while it is in no batch.
+    `tokens` is the prompt and everything emitted; a cycle begins when the target has read `length` of them, all
+    but the last. `target_length` and `draft_length` are how many each model has read and will not read again.
+    `target` and `draft` are its keys and values while it is in no batch.
     """
 
     tokens: list[int]
@@ -29,13 +29,14 @@ class Sequence:
     table: BlockTable
     target: PagedKV
     draft: PagedKV | None
+    target_length: int = 0
     draft_length: int = 0
     finish_reason: FinishReason | None = None
     stats: Stats = field(default_factory=Stats)
 
     @property
     def length(self) -> int:
-        """Positions that the target has read: all tokens but the last."""
+        """All tokens but the last, whose position is this number."""
         return len(self.tokens) - 1
 
     @property
@@ -74,21 +75,16 @@ class Sequence:
                 break
         return chunks
 
-    def rewind(self, before: Sequence) -> int:
-        """Keep what the keys and values taken over from `before` have in common with this sequence's tokens.
-
-        Returns:
-            The positions that the target need not read again, at most `length`.
-        """
+    def rewind(self, before: Sequence) -> None:
+        """Keep what the keys and values taken over from `before` have in common with this sequence's tokens."""
         common = 0
-        for ours, theirs in zip(self.tokens[: self.length], before.tokens[: before.length], strict=False):
+        for ours, theirs in zip(self.tokens[: self.length], before.tokens[: before.target_length], strict=False):
             if ours != theirs:
                 break
             common += 1
-        held = self.target.rewind(common)
+        self.target_length = self.target.rewind(common)
         pages = self.target.committed[0]
         if self.draft is not None:
             self.draft_length = self.draft.rewind(min(common, before.draft_length))
             pages = max(pages, self.draft.committed[0])
         self.table.truncate(pages // self.target.pool.page_size)
-        return held

@@ -27,7 +27,7 @@ def prefill(
     start: int,
     chunk: int,
     between: Callable[[int], bool] = lambda done: True,
-) -> int:
+) -> None:
     """Read known tokens of one sequence into its pages, a chunk a pass.
 
     Args:
@@ -38,14 +38,11 @@ def prefill(
         chunk: positions a pass at most.
         between: called after each pass with the tokens read so far; False ends the reading there.
 
-    Returns:
-        How many tokens were read.
-
     Raises:
         MemoryBudgetError: no page is free.
     """
     if not tokens:
-        return 0
+        return
     slots, page_size = kv.tail.slots, kv.pool.page_size
     kv.tail = kv.tail.resized(max(slots, page_size + min(chunk, len(tokens))))
     done = 0
@@ -60,7 +57,6 @@ def prefill(
         if not between(done):
             break
     kv.tail = kv.tail.resized(slots)
-    return done
 
 
 def cycle(target: LanguageModel, drafter: Drafter | None, batch: Batch, count: int, in_flight: int) -> mx.array:

@@ -24,11 +24,12 @@ def gather_run(pages: mx.array, run: tuple[int, int], tail: mx.array, limit: int
     """
     first, count = run
     heads, dim = pages.shape[2:]
+    # Heads come first before joining, not after: a transposed result would be copied once more by the matmul.
+    tail = tail.transpose(0, 2, 1, 3)
     if count == 0:
-        return tail[:, :limit].transpose(0, 2, 1, 3)
-    paged = pages[first : first + count].reshape(1, -1, heads, dim)
-    joined = mx.concatenate([paged, tail[:, : limit - paged.shape[1]]], axis=1)
-    return joined.transpose(0, 2, 1, 3)
+        return tail[:, :, :limit]
+    paged = pages[first : first + count].reshape(1, -1, heads, dim).transpose(0, 2, 1, 3)
+    return mx.concatenate([paged, tail[:, :, : limit - paged.shape[2]]], axis=2)
 
 
 def gather(pages: mx.array, block_table: mx.array, committed: mx.array, tail: mx.array, limit: int) -> mx.array:

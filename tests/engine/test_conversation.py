@@ -70,7 +70,7 @@ def test_a_conversation_that_turns_elsewhere(pair: Pair) -> None:
 
 def test_an_answer_left_in_the_middle(pair: Pair) -> None:
     """A reader that goes away, or cancels, leaves a conversation that goes on rightly."""
-    with Engine(pair, EngineConfig(max_context=1024, lookahead=1)) as engine:
+    with Engine(pair, EngineConfig(max_context=1024, lookahead=1, prefill_chunk=7)) as engine:
         with engine.conversation() as conversation:
             messages = [{"role": "user", "content": "first"}]
             stream = conversation.stream(messages, PARAMS)
@@ -79,6 +79,8 @@ def test_an_answer_left_in_the_middle(pair: Pair) -> None:
             asked = iter([False] * 4)
             cut = "".join(c.text for c in conversation.stream(messages, PARAMS, cancel=lambda: next(asked, True)))
             messages += [{"role": "assistant", "content": cut}, {"role": "user", "content": "and now"}]
+            conversation.stream(messages, PARAMS)  # never begun
+            list(conversation.stream(messages, PARAMS, cancel=lambda: True))  # ends while it reads
             assert turn(conversation, messages)[0] == engine.chat(messages, PARAMS).text
         assert engine.memory().pages_used == 0
 

@@ -147,6 +147,14 @@ def test_cancelling_between_passes(pair: Pair) -> None:
         assert engine.memory().pages_used == 0
 
 
+def test_a_stream_that_is_never_begun_takes_nothing(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=256)) as engine:
+        pages = engine.memory().pages_total
+        for _ in range(pages + 1):
+            engine.stream(prompt(9), max_tokens=200)
+        assert engine.generate(prompt(9), max_tokens=200).finish_reason == "length"
+
+
 def test_progress_counts_prefilled_tokens(pair: Pair) -> None:
     told: list[tuple[int, int]] = []
     with Engine(pair, EngineConfig(max_context=256, prefill_chunk=16)) as engine:
