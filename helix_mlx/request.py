@@ -49,7 +49,9 @@ class SamplingParams:
         known = self.verification is None or self.verification in VERIFICATIONS
         _require(known, "verification", self.verification, "one of " + ", ".join(VERIFICATIONS))
         if self.verification == "greedy" and self.temperature > 0:
-            raise SettingsError("verification greedy needs temperature 0; leave --verification out, or set --temperature 0")
+            raise SettingsError(
+                "verification greedy needs temperature 0; leave --verification out, or set --temperature 0"
+            )
 
     @property
     def rule(self) -> str:

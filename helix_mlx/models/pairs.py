@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helix_mlx.errors import SettingsError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from helix_mlx.toml import read_toml
 
 BUILTIN = "builtin:"
 """Begins the name of a model that is part of the package; what follows is a folder beside this file."""
@@ -37,8 +32,7 @@ class NamedPair:
 
 def named_pairs() -> list[NamedPair]:
     """All named pairs, in the order to show them."""
-    text = (_folder() / "pairs.toml").read_text(encoding="utf-8")
-    return [_named_pair(row) for row in tomllib.loads(text)["pair"]]
+    return [_named_pair(row) for row in read_toml(_folder() / "pairs.toml")["pair"]]
 
 
 def named_pair(name: str) -> NamedPair:

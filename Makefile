@@ -1,0 +1,63 @@
+# Helix from a fresh clone: `make chat`, `make test`. Needs Python 3.10 or later, and nothing else.
+
+VENV := .venv
+BIN := $(VENV)/bin
+CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
+SUITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
+# Searched only when there is no environment yet. PYTHON=/path/to/python chooses one by hand.
+FIND = for p in $(PYTHON) $(CANDIDATES); do if $$p -c "$(SUITS)" >/dev/null 2>&1; then echo $$p; break; fi; done
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help chat test lint types clean
+
+help:
+	@echo "make chat    talk to the built-in pair (make chat ARGS='--pair qwen3-8b' takes another)"
+	@echo "make test    run the tests"
+	@echo "make lint    check style"
+	@echo "make types   check types"
+	@echo "make clean   remove what the others made"
+
+chat: $(VENV)/installed
+	@$(BIN)/helix-mlx chat $(ARGS)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are touched last: what broke off is done again.
+$(VENV)/python:
+	@python=$$($(FIND)); \
+	if [ -z "$$python" ]; then \
+	  echo "Helix needs Python 3.10 or later with venv, and found none."; \
+	  echo "macOS: brew install python   Debian, Ubuntu: apt install python3-venv   or: make PYTHON=/path/to/python"; \
+	  exit 1; \
+	fi; \
+	$$python -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: pyproject.toml | $(VENV)/python
+	@echo "Installing Helix into $(VENV); this happens once and takes a minute or two."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(VENV)/python
+	@echo "Installing Helix and its test tools into $(VENV); this happens once and takes a minute or two."
+	@$(PIP) --editable ".[test]"
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/python
+	@echo "Installing Helix with test tools, ruff and mypy into $(VENV); this happens once."
+	@$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/installed $(VENV)/installed-test

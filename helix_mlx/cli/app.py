@@ -1,0 +1,102 @@
+"""The program: its table of commands, imported when they are asked for, and what an error looks like."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
+
+import click
+
+from helix_mlx import __version__
+from helix_mlx.errors import HelixError
+
+COMMANDS = {
+    "chat": "helix_mlx.cli.chat",
+    "generate": "helix_mlx.cli.generate",
+    "pairs": "helix_mlx.cli.pairs",
+}
+"""Each command's module; the command in it has the command's name and ends in `_command`."""
+
+USER_ERROR = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 1
+
+
+class Program(click.Group):
+    """A click group that imports a command when it is needed, and ends every user's mistake in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands, in the order to show them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name]), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command line and exit: 0 after success, 2 after a user's mistake, 130 after Ctrl-C."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal may know fewer characters than a model
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(*args, **extra)
+            sys.stdout.flush()
+        except HelixError as error:
+            code = _fail(str(error))
+        except click.ClickException as error:
+            code = _fail(_with_hint(error))
+        except (click.Abort, KeyboardInterrupt):
+            code = INTERRUPTED
+        except BrokenPipeError:
+            _silence_stdout()
+            code = BROKEN_PIPE
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="helix-mlx")
+def program() -> None:
+    """Exact speculative decoding of language models on MLX.
+
+    A small draft model proposes tokens, a large target checks them all in one pass; the text is what the target alone
+    would have said.
+    """
+
+
+def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> None:
+    """The `helix-mlx` program.
+
+    Args:
+        arguments: the words after the program's name; by default the process's own.
+        environment: where NO_COLOR and the like are read.
+    """
+    program.main(args=arguments, prog_name="helix-mlx", obj=environment)
+
+
+def _fail(message: str) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return USER_ERROR
+
+
+def _with_hint(error: click.ClickException) -> str:
+    message = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{message}; see {context.command_path} --help" if context else message
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining, as it ends, that nobody reads its output."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

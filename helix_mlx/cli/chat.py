@@ -1,0 +1,89 @@
+"""`helix-mlx chat`: a conversation at the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from helix_mlx import __version__
+from helix_mlx.cli.keyboard import Keyboard, history_file
+from helix_mlx.cli.loading import open_engine
+from helix_mlx.cli.options import sampling_params, settings_options
+from helix_mlx.cli.repl import ChatEngine, Repl
+from helix_mlx.cli.slash import is_command, run_command
+from helix_mlx.cli.terminal import BOLD, DIM, ERROR, Terminal
+from helix_mlx.errors import HelixError
+
+
+@click.command("chat")
+@settings_options
+@click.pass_context
+def chat_command(ctx: click.Context, /, **options: Any) -> None:
+    """Talk to a pair. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
+
+    Standard input may also be a pipe: a message a line, and only the answers are printed.
+    """
+    environment = ctx.obj or {}
+    terminal = Terminal.of_process(environment, options["no_color"])
+    params = sampling_params(options)
+    keyboard = Keyboard(terminal, history_file(environment))
+    with open_engine(options, terminal) as engine, engine.conversation() as talk:
+        repl = Repl(engine, talk, terminal, params, options["system"])
+        greet(engine, terminal, keyboard.interactive)
+        try:
+            converse(repl, keyboard)
+        finally:
+            keyboard.remember()
+
+
+def greet(engine: ChatEngine, terminal: Terminal, interactive: bool) -> None:
+    """Say what is running; of the demonstration pair also what it is, and how to fetch a real one."""
+    demo = (
+        f"{engine.name} is a demonstration pair: it knows a little about Helix and Python's standard library. "
+        "`helix-mlx pairs` lists real ones, `helix-mlx chat --pair NAME` fetches one."
+    )
+    if interactive:
+        terminal.line(terminal.paint(f"Helix {__version__}", BOLD) + terminal.paint(f" · {engine.name} · /help", DIM))
+        if engine.is_demo:
+            terminal.line(demo, DIM)
+    elif engine.is_demo:
+        terminal.error_line(demo)
+
+
+def converse(repl: Repl, keyboard: Keyboard) -> None:
+    """Take lines until the user leaves.
+
+    Raises:
+        HelixError: a line from a pipe cannot be answered. At a keyboard the error is shown, and the chat goes on.
+    """
+    while True:
+        try:
+            line = keyboard.read()
+        except EOFError:
+            if keyboard.interactive:
+                repl.terminal.line()
+            return
+        except KeyboardInterrupt:
+            if not keyboard.interactive:
+                raise
+            repl.terminal.line()
+            repl.terminal.line("Ctrl-D or /quit leaves.", DIM)
+            continue
+        try:
+            if not respond(repl, line):
+                return
+        except HelixError as error:
+            if not keyboard.interactive:
+                raise
+            repl.terminal.line(f"Error: {repl.explain(error)}", ERROR)
+
+
+def respond(repl: Repl, line: str) -> bool:
+    """Do what a line says; return whether the chat goes on."""
+    text = line.strip()
+    if is_command(text):
+        return run_command(repl, text)
+    if text:
+        repl.ask(text)
+    return True

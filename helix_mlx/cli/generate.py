@@ -1,0 +1,88 @@
+"""`helix-mlx generate`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from helix_mlx.cli.interrupt import ctrl_c_as_flag
+from helix_mlx.cli.loading import open_engine
+from helix_mlx.cli.options import Options, sampling_params, settings_options
+from helix_mlx.cli.progress import ProgressBar
+from helix_mlx.cli.status import status_line
+from helix_mlx.cli.terminal import DIM, Terminal
+from helix_mlx.errors import PromptError
+from helix_mlx.request import Chunk, Completion, SamplingParams
+
+if TYPE_CHECKING:
+    from helix_mlx.engine.engine import Engine
+
+
+@click.command("generate")
+@click.argument("prompt", required=False)
+@click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text, tokens, stats, settings.")
+@settings_options
+@click.pass_context
+def generate_command(ctx: click.Context, /, prompt: str | None, raw: bool, as_json: bool, **options: Any) -> None:
+    """Answer PROMPT, or what comes on standard input where PROMPT is missing or "-"."""
+    terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
+    params = sampling_params(options)
+    text = read_prompt(prompt)
+    if raw and options["system"]:
+        raise PromptError("--raw leaves the chat template out, and --system needs it; give one of them")
+    with open_engine(options, terminal) as engine:
+        if as_json:
+            completion = _complete(engine, text, params, raw, options)
+            terminal.line(json.dumps(completion.to_json(), ensure_ascii=False))
+        elif _stream(engine, text, params, raw, options, terminal):
+            ctx.exit(130)
+
+
+def read_prompt(argument: str | None) -> str:
+    """The prompt of the command line, or of standard input less its last line end.
+
+    Raises:
+        PromptError: there is none, or it is no text.
+    """
+    if argument is None and sys.stdin.isatty():
+        raise PromptError("there is no prompt; give one as an argument, or on standard input")
+    try:
+        text = sys.stdin.read().removesuffix("\n") if argument in (None, "-") else str(argument)
+        text.encode("utf-8")
+    except UnicodeError:
+        raise PromptError("the prompt is not text in UTF-8; convert it first") from None
+    if not text.strip():
+        raise PromptError("the prompt is empty; give some text")
+    return text
+
+
+def _messages(text: str, options: Options) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": options["system"]}] if options["system"] else []
+    return [*system, {"role": "user", "content": text}]
+
+
+def _complete(engine: Engine, text: str, params: SamplingParams, raw: bool, options: Options) -> Completion:
+    return engine.generate(text, params) if raw else engine.chat(_messages(text, options), params)
+
+
+def _stream(engine: Engine, text: str, params: SamplingParams, raw: bool, options: Options, terminal: Terminal) -> bool:
+    """Print the answer as it comes; return whether Ctrl-C ended it."""
+    bar = ProgressBar(terminal, "Reading the prompt")
+    with ctrl_c_as_flag() as stopped:
+        chunks: Iterator[Chunk]
+        if raw:
+            chunks = engine.stream(text, params, cancel=stopped, progress=bar.update)
+        else:
+            chunks = engine.stream_chat(_messages(text, options), params, cancel=stopped, progress=bar.update)
+        for chunk in chunks:
+            bar.wipe()
+            terminal.write(chunk.text)
+        terminal.line()
+        if chunk.stats and terminal.live and terminal.live_errors:
+            terminal.error_line(terminal.paint(status_line(chunk), DIM))
+        return chunk.finish_reason == "cancelled"

@@ -1,0 +1,27 @@
+"""Ctrl-C as a flag that is asked between passes, instead of an exception in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def ctrl_c_as_flag() -> Iterator[Callable[[], bool]]:
+    """While the body runs, Ctrl-C only notes that it was pressed.
+
+    Yields:
+        A function that tells whether it was.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

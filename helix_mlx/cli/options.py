@@ -1,0 +1,143 @@
+"""The settings that every command shares: one table, from which come options, `/set`, and the engine's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import click
+
+from helix_mlx.config import EngineConfig, check_draft_tokens, parse_bytes
+from helix_mlx.errors import SettingsError
+from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS, VERIFICATIONS, SamplingParams
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Options = Mapping[str, Any]
+"""What click hands a command: the options' values by parameter name, None or () where one was not given."""
+
+
+def draft_length(text: str) -> int | None:
+    """The number of drafts a cycle that a word stands for: "off" is 0, "auto" is None, the engine's own choice.
+
+    Raises:
+        SettingsError: the word is neither, and no number in range.
+    """
+    if text == "auto":
+        return None
+    try:
+        length = 0 if text == "off" else int(text)
+    except ValueError:
+        raise SettingsError(
+            f"draft-tokens is {text}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}, or auto"
+        ) from None
+    check_draft_tokens(length)
+    return length
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: the word for it, what it takes, and what it means.
+
+    `home` is the dataclass it belongs to, which knows its default and its range. A setting of one request can be
+    changed in the middle of a chat; one of the engine cannot. `kind` makes a value of a text.
+    """
+
+    word: str
+    home: type[SamplingParams] | type[EngineConfig]
+    kind: Callable[[str], Any]
+    metavar: str
+    help: str
+    multiple: bool = False
+
+    @property
+    def field(self) -> str:
+        """The name of the dataclass field and of click's parameter."""
+        return self.word.replace("-", "_")
+
+    @property
+    def default(self) -> Any:
+        """The value where nothing is given."""
+        return next(field.default for field in fields(self.home) if field.name == self.field)
+
+    def parse(self, text: str) -> Any:
+        """The value that a text stands for; "none" is what some settings are by default.
+
+        Raises:
+            SettingsError: the text is of the wrong kind.
+        """
+        if text.lower() == "none" and self.default in (None, ()):
+            return self.default
+        try:
+            value = self.kind(text)
+        except ValueError:
+            raise SettingsError(f"{self.word} is {text}, but has to be a number") from None
+        return (value,) if self.multiple else value
+
+
+SETTINGS = (
+    Setting("max-tokens", SamplingParams, int, "N", "Most tokens of an answer."),
+    Setting("temperature", SamplingParams, float, "X", "0 takes the likeliest token, more draws more freely."),
+    Setting("top-p", SamplingParams, float, "X", "Draw from the likeliest tokens that make up this share."),
+    Setting("top-k", SamplingParams, int, "N", "Draw from this many likeliest tokens; 0 is off."),
+    Setting("min-p", SamplingParams, float, "X", "Drop tokens below this share of the likeliest; 0 is off."),
+    Setting("seed", SamplingParams, int, "N", "The same seed gives the same text, with any draft or none."),
+    Setting("stop", SamplingParams, str, "TEXT", "End before this text; may be repeated.", multiple=True),
+    Setting("draft-tokens", EngineConfig, draft_length, f"0..{MAX_DRAFT_TOKENS}|auto", "Drafts a cycle; 0 is off."),
+    Setting("verification", SamplingParams, str, "|".join(VERIFICATIONS), "How drafts are accepted."),
+    Setting("drafter", EngineConfig, str, "|".join(DRAFTERS), "Who drafts."),
+    Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
+    Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Memory for keys and values, such as 2GB."),
+    Setting("max-context", EngineConfig, int, "N", "Most tokens of prompt and answer together."),
+    Setting("lookahead", EngineConfig, int, "0|1", "1 enqueues a cycle before the last one is read."),
+)
+
+_OTHERS = (
+    click.option("--pair", metavar="NAME", help="A named pair, see `helix-mlx pairs`.  [default: tiny]"),
+    click.option("--target", metavar="PATH|REPO", help="A target of your own, instead of a named pair."),
+    click.option("--draft", metavar="PATH|REPO|none", help="A draft for it, of the same vocabulary."),
+    click.option("--trust-remote-code", is_flag=True, help="Run Python code that a model brings along."),
+    click.option("--system", metavar="TEXT", help="A system message."),
+    click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set."),
+)
+
+
+def settings_options(command: Command) -> Command:
+    """Give a click command all shared options."""
+    for setting in reversed(SETTINGS):
+        shown = setting.default not in (None, ())
+        text = f"{setting.help}  [default: {setting.default}]" if shown else setting.help
+        command = click.option(
+            f"--{setting.word}",
+            setting.field,
+            type=setting.kind,
+            metavar=setting.metavar,
+            multiple=setting.multiple,
+            help=text,
+        )(command)
+    for option in reversed(_OTHERS):
+        command = option(command)
+    return command
+
+
+def sampling_params(options: Options) -> SamplingParams:
+    """The request settings among a command's options.
+
+    Raises:
+        SettingsError: a value is out of range, or two contradict each other.
+    """
+    return SamplingParams(**_given(options, SamplingParams))
+
+
+def engine_config(options: Options) -> EngineConfig:
+    """The engine's settings among a command's options.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+    return EngineConfig(**_given(options, EngineConfig))
+
+
+def _given(options: Options, home: type) -> dict[str, Any]:
+    words = [setting.field for setting in SETTINGS if setting.home is home]
+    return {word: options[word] for word in words if options.get(word) not in (None, ())}

@@ -1,0 +1,44 @@
+"""An answer's figures in words: the line under it, and what `/stats` tells."""
+
+from __future__ import annotations
+
+from helix_mlx.request import Chunk, Stats
+
+
+def status_line(last: Chunk) -> str:
+    """The line under an answer, from its last chunk: speed, wait, and what the drafts were worth."""
+    stats = last.stats
+    assert stats is not None
+    parts = [_plural(stats.emitted, "token"), f"first after {stats.time_to_first_token_s:.2f} s"]
+    if stats.tokens_per_s:
+        parts.insert(1, f"{stats.tokens_per_s:.0f} tokens/s")
+    if stats.drafted:
+        parts.append(f"{stats.draft_share:.0%} from drafts")
+        parts.append(f"{stats.tokens_per_pass:.1f} tokens a target pass")
+    if last.finish_reason == "length":
+        parts.append("ended by max-tokens or the context")
+    if last.finish_reason == "cancelled":
+        parts.append("stopped")
+    return " · ".join(parts)
+
+
+def stats_lines(stats: Stats) -> list[str]:
+    """Everything that was counted for an answer."""
+    lines = [
+        f"emitted {stats.emitted} tokens, {stats.accepted} of them from drafts ({stats.draft_share:.0%})",
+        f"drafted {stats.drafted}, accepted by position {_positions(stats)}",
+        f"target passes {stats.target_passes} ({stats.tokens_per_pass:.2f} tokens each), "
+        f"draft passes {stats.draft_passes}, host waits {stats.host_syncs}",
+        f"prefill {_plural(stats.prefill_tokens, 'token')} in {stats.prefill_s:.2f} s, first token after "
+        f"{stats.time_to_first_token_s:.2f} s",
+        f"decoding {stats.decode_s:.2f} s, {stats.tokens_per_s:.1f} tokens/s",
+    ]
+    return lines
+
+
+def _positions(stats: Stats) -> str:
+    return " ".join(str(count) for count in stats.accepted_by_position) or "none"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,173 @@
+"""A chat at a terminal, seen through a pseudo-terminal, and a chat through a pipe."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeEngine
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE_S = 8
+Start = Callable[..., "Session"]
+
+
+class Session:
+    """A program in a pseudo-terminal: what is typed into it, and what it shows."""
+
+    def __init__(self, words: tuple[str, ...], environment: dict[str, str]) -> None:
+        self.keyboard, inside = pty.openpty()
+        command = [sys.executable, "-m", "tests.cli.fake_chat", *words]
+        self.process = subprocess.Popen(
+            command, stdin=inside, stdout=inside, stderr=inside, cwd=ROOT, env=environment, start_new_session=False
+        )
+        os.close(inside)
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.keyboard, text.encode())
+
+    def expect(self, text: str) -> str:
+        """Wait until a text is shown; return what came up to its end, and look for the next one after that."""
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self.shown:
+            assert time.monotonic() < deadline, f"no {text!r} in {self.shown!r}"
+            if select.select([self.keyboard], [], [], 1)[0]:
+                self.shown += self._read()
+        before, _, self.shown = self.shown.partition(text)
+        return before + text
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; return the exit code and what was shown until then."""
+        while piece := self._read():
+            self.shown += piece
+        return self.process.wait(PATIENCE_S), self.shown
+
+    def _read(self) -> str:
+        try:
+            return os.read(self.keyboard, 4096).decode(errors="replace")
+        except OSError:  # Linux says so when the program has closed its end
+            return ""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    sessions = []
+
+    def start_chat(*words: str, **extra: str) -> Session:
+        kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "INPUTRC")}
+        environment = {**kept, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path), **extra}
+        session = Session(words, environment)
+        sessions.append(session)
+        session.expect("> " if extra.get("NO_COLOR") or "--no-color" in words else ">\x1b[0m ")
+        return session
+
+    yield start_chat
+    for session in sessions:
+        session.process.kill()
+        session.process.wait()
+        os.close(session.keyboard)
+
+
+def test_an_answer_comes_in_two_shades_with_a_status_line(start: Start) -> None:
+    chat = start()
+    chat.type("hello there\n")
+    assert "You\x1b[36m said\x1b[0m hello\x1b[36m there\x1b[0m" in chat.expect("there\x1b[0m\r\n")
+    assert "50 tokens/s" in chat.expect("a target pass\x1b[0m")
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(start: Start) -> None:
+    chat = start()
+    chat.type("for ever\n")
+    chat.expect(" 1 2 3")
+    chat.type("\x03")
+    chat.expect("stopped")
+    chat.type("still there?\n")
+    chat.expect("You\x1b[36m said\x1b[0m still")
+    assert chat.process.poll() is None
+
+
+def test_ctrl_c_at_the_prompt_clears_the_line_and_says_how_to_leave(start: Start) -> None:
+    chat = start()
+    chat.type("half a tho")
+    chat.expect("half a tho")
+    chat.type("\x03")
+    chat.expect("Ctrl-D or /quit leaves.")
+    chat.type("whole\n")
+    chat.expect("You\x1b[36m said\x1b[0m whole")
+
+
+@pytest.mark.parametrize("keys", ["\x04", "/quit\n"])
+def test_ctrl_d_and_quit_leave(start: Start, keys: str) -> None:
+    chat = start()
+    chat.type(keys)
+    code, _ = chat.end()
+    assert code == 0
+
+
+def test_an_error_is_one_line_and_the_chat_goes_on(start: Start) -> None:
+    chat = start("--no-color")
+    for line in ("too long\n", "/draft 9\n", "/nothing\n"):
+        chat.type(line)
+        assert "Traceback" not in chat.expect("Error: ")
+    chat.type("hello\n")
+    chat.expect("You said hello")
+
+
+@pytest.mark.parametrize(("words", "extra"), [(["--no-color"], {}), ([], {"NO_COLOR": "1"})])
+def test_no_color_means_no_escape_code(start: Start, words: list[str], extra: dict[str, str]) -> None:
+    chat = start(*words, **extra)
+    chat.type("hello\n")
+    answer = chat.expect("a target pass")
+    assert "You said hello" in answer
+    assert "\x1b[3" not in answer
+    assert "\x1b[2m" not in answer
+
+
+def test_the_demonstration_pair_says_so_once(start: Start) -> None:
+    chat = start("--no-color")
+    chat.type("one\n")
+    chat.expect("a target pass")
+    chat.type("/quit\n")
+    _, rest = chat.end()
+    assert "demonstration" not in rest
+
+
+def test_lines_are_remembered_and_come_back(start: Start, tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    chat = start("--no-color")
+    chat.type("remember me\n")
+    chat.expect("a target pass")
+    chat.expect("> ")
+    chat.type("\x04")
+    chat.end()
+    history = tmp_path / "helix-mlx" / "history"
+    assert history.read_text() == "remember me\n"
+    assert history.stat().st_mode & 0o777 == 0o600
+    again = start("--no-color")
+    again.type("\x1b[A\n")
+    again.expect("You said remember me")
+
+
+def test_a_pipe_gets_the_answers_and_nothing_else(engine: FakeEngine, run: Run) -> None:
+    result = run("chat", text="one\n\n/set temperature 0.5\ntwo")
+    assert result.exit_code == 0
+    assert result.stdout == "You said one\ntemperature 0.5\nYou said two\n"
+    assert "demonstration pair" in result.stderr
+    assert "\x1b" not in result.output
+
+
+def test_an_error_in_a_pipe_ends_the_chat(engine: FakeEngine, run: Run) -> None:
+    result = run("chat", text="one\n/draft 9\ntwo\n")
+    assert result.exit_code == 2
+    assert result.stdout == "You said one\n"
+    assert "Error: draft-tokens is 9" in result.stderr
