@@ -37,6 +37,10 @@ class EngineConfig:
     prefill_chunk: int = 512
 
     def __post_init__(self) -> None:
+        for name in ("page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise SettingsError(f"{name.replace('_', '-')} is {value!r}, but has to be a whole number")
         if not 1 <= self.page_size <= 1024:
             raise SettingsError(f"page-size is {self.page_size}, but has to be between 1 and 1024 (16 is the default)")
         if self.kv_memory is not None and self.kv_memory < 1:
@@ -54,7 +58,7 @@ class EngineConfig:
 
 def check_draft_tokens(draft_tokens: int | None) -> None:
     """Raise SettingsError where a draft length is out of range; None stands for "auto"."""
-    if draft_tokens is not None and not 0 <= draft_tokens <= MAX_DRAFT_TOKENS:
+    if draft_tokens is not None and draft_tokens not in range(MAX_DRAFT_TOKENS + 1):
         raise SettingsError(f"draft-tokens is {draft_tokens}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}")
 
 

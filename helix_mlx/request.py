@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from helix_mlx.errors import SettingsError
@@ -35,23 +36,46 @@ class SamplingParams:
     verification: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        else:
-            object.__setattr__(self, "stop", tuple(self.stop))
-        _require(self.max_tokens >= 1, "max-tokens", self.max_tokens, "at least 1")
-        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 or more")
-        _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1 (1 is off)")
-        _require(self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
-        _require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 (off) and 1")
-        _require(self.seed is None or 0 <= self.seed < 2**64, "seed", self.seed, "between 0 and 2^64 - 1")
-        _require(all(self.stop), "stop", "an empty text", "a text of at least one character")
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        _require(
+            isinstance(stop, Iterable) and all(isinstance(text, str) and text for text in stop),
+            "stop",
+            self.stop,
+            "one text, or several, each of at least one character",
+        )
+        object.__setattr__(self, "stop", tuple(stop))
+        whole, number = _is_whole, _is_number
+        _require(whole(self.max_tokens) and self.max_tokens >= 1, "max-tokens", self.max_tokens, "at least 1")
+        _require(
+            number(self.temperature) and 0 <= self.temperature < math.inf, "temperature", self.temperature, "0 or more"
+        )
+        _require(number(self.top_p) and 0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1 (1 is off)")
+        _require(whole(self.top_k) and self.top_k >= 0, "top-k", self.top_k, "0 (off) or more")
+        _require(number(self.min_p) and 0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 (off) and 1")
+        seeded = self.seed is None or (whole(self.seed) and 0 <= self.seed < 2**64)
+        _require(seeded, "seed", self.seed, "between 0 and 2^64 - 1")
         known = self.verification is None or self.verification in VERIFICATIONS
         _require(known, "verification", self.verification, "one of " + ", ".join(VERIFICATIONS))
         if self.verification == "greedy" and self.temperature > 0:
             raise SettingsError(
                 "verification greedy needs temperature 0; leave --verification out, or set --temperature 0"
             )
+
+    @classmethod
+    def resolved(cls, params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
+        """The settings of a call that takes either a whole `SamplingParams` or single settings by name.
+
+        Raises:
+            SettingsError: both are given, a name is unknown, or a value is out of range.
+        """
+        if params is None:
+            known = [field.name for field in fields(cls)]
+            for name in settings:
+                _require_known(name, known)
+            return cls(**settings)
+        if settings or not isinstance(params, cls):
+            raise SettingsError("give either one SamplingParams or single settings such as temperature=0.7")
+        return params
 
     @property
     def rule(self) -> str:
@@ -61,6 +85,19 @@ class SamplingParams:
         if self.verification is not None:
             return self.verification
         return "block" if self.seed is None else "coupled"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _require_known(name: str, known: list[str]) -> None:
+    if name not in known:
+        raise SettingsError(f"there is no setting {name}; there are {', '.join(known)}")
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -73,7 +110,10 @@ class Stats:
     """What one answer cost, counted by the engine. Seconds are wall-clock seconds.
 
     `accepted_by_position[i]` counts the cycles that kept at least i + 1 drafts. `target_passes` counts
-    forward passes of decoding (the prefill is not one); `host_syncs` the times the host waited for a result.
+    forward passes of decoding (the prefill is not one); `host_syncs` the times the host waited for a cycle.
+    `prefill_tokens` is what the target read of the prompt, less than all of it where pages held the rest;
+    `prefill_s` the time of reading all but the last of them. `decode_s` begins with the first token and leaves out
+    the time in which the reader of a stream held a chunk.
     """
 
     emitted: int = 0

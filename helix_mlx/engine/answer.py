@@ -23,6 +23,7 @@ class Answer:
         self._held = ""
         self.text = ""
         self.stopped = False
+        self._finished = False
 
     def push(self, token: int) -> str:
         """Add a token; return the text that can be shown now. Sets `stopped` where a stop string is complete."""
@@ -31,8 +32,9 @@ class Answer:
 
     def finish(self) -> str:
         """The text still held back, at the end of the answer."""
-        if self.stopped:
+        if self.stopped or self._finished:
             return ""
+        self._finished = True
         self._detokenizer.finalize()
         # A character that the end cut in half comes out as replacement characters: show nothing rather than half.
         shown = self._show(self._detokenizer.last_segment.rstrip("\ufffd"))

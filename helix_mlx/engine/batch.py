@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 import mlx.core as mx
 
 from helix_mlx.engine.sequence import Sequence
-from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.sampling.filters import Filters
 
 
@@ -46,15 +46,17 @@ class Batch:
         return self.target.due([n - 1 for n in self.lengths])
 
     def commit(self) -> None:
-        """Move full pages of both models to the pool; nothing may be in flight.
+        """Move full pages of both models to the pool; the device has to be idle.
 
         Raises:
             MemoryBudgetError: no page is free.
         """
         verified = [n - 1 for n in self.lengths]
-        self.target.commit(verified)
-        if self.draft is not None:
-            self.draft.commit([min(n, s.draft_length) for n, s in zip(verified, self.sequences, strict=True)])
+        if self.draft is None:
+            commit([self.target], [verified])
+        else:
+            drafts = [min(n, s.draft_length) for n, s in zip(verified, self.sequences, strict=True)]
+            commit([self.target, self.draft], [verified, drafts])
 
     def join_draft(self) -> None:
         """Take in the sequences' draft keys and values, once the draft has read what it missed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from collections.abc import Sequence as Seq
-from contextlib import closing
 from types import TracebackType
+from typing import Any
 
 from helix_mlx.engine.core import Core
 from helix_mlx.engine.generation import Cancel, Progress
@@ -27,6 +27,9 @@ class Conversation:
         self._last: Sequence | None = None
         self._last_prompt = ""
 
+    def __del__(self) -> None:
+        self.close()
+
     def __enter__(self) -> Conversation:
         return self
 
@@ -43,13 +46,13 @@ class Conversation:
         draft_tokens: int | None = None,
         cancel: Cancel | None = None,
         progress: Progress | None = None,
+        **settings: Any,
     ) -> Generator[Chunk]:
         """Answer the conversation so far, piece by piece.
 
         Args:
             messages: all of it, the new message last. What it shares with the turn before is not read again.
-            params: the settings.
-            draft_tokens, cancel, progress: as in `Engine.stream`.
+            params, draft_tokens, cancel, progress, settings: as in `Engine.stream`.
 
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
@@ -58,19 +61,16 @@ class Conversation:
             HelixError: the conversation does not fit the context, or a setting is out of range.
         """
         self._stop_running()
-        params = params or SamplingParams()
+        resolved = SamplingParams.resolved(params, settings)
         prompt = self._core.pair.tokenizer.render_chat(messages)
         tokens = self._tokens(prompt)
-        self._core.pages_needed(tokens, params)
+        self._core.pages_needed(tokens, resolved)
         self._core.draft_length(draft_tokens)
 
         def chunks() -> Generator[Chunk]:
-            sequence = self._core.admit(tokens, params, self._last)
+            sequence = self._core.admit(tokens, resolved, self._last)
             self._last, self._last_prompt = sequence, prompt
-            with closing(self._core.generation([sequence], draft_tokens, cancel, progress).run()) as events:
-                for _, chunk in events:
-                    yield chunk
-            yield Chunk(sequence.answer.finish(), finish_reason=sequence.finish_reason, stats=sequence.stats)
+            yield from self._core.stream(sequence, draft_tokens, cancel, progress)
 
         self._running = chunks()
         return self._running
@@ -98,7 +98,7 @@ class Conversation:
         A model does not always write its answer in the tokens that its tokenizer would choose for the text.
         """
         tokenizer, last = self._core.pair.tokenizer, self._last
-        if last is not None and last.tokens[-1] in last.eos_ids:
+        if last is not None and last.emitted and last.tokens[-1] in last.eos_ids:
             so_far = self._last_prompt + last.answer.text
             if prompt.startswith(so_far):
                 return last.tokens[:-1] + tokenizer.encode_rendered(prompt[len(so_far) :])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Generator
 from collections.abc import Sequence as Seq
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 from typing import Any
+
+import mlx.core as mx
 
 from helix_mlx.config import EngineConfig, check_draft_tokens
 from helix_mlx.engine.answer import Answer
@@ -18,7 +22,7 @@ from helix_mlx.models.pair import Pair
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import DRAFT, TARGET
 from helix_mlx.paging.paged_cache import PagedKV
-from helix_mlx.request import SamplingParams
+from helix_mlx.request import Chunk, SamplingParams
 from helix_mlx.sampling.noise import fold_seed
 from helix_mlx.speculative.draft_model import DraftModel
 
@@ -38,11 +42,22 @@ class Core:
     """
 
     def __init__(self, pair: Pair, config: EngineConfig) -> None:
+        if config.drafter == "none":
+            pair = replace(pair, draft=None)
         self.pair = pair
         self.pool, self.config = allocate_pool(pair, config)
-        draft = pair.draft.model if pair.draft else None
-        drafter = DraftModel(draft, pair.target.vocab_size) if draft is not None else None
-        self._runner = Runner(pair.target.model, draft, drafter, self.config.prefill_chunk, self.config.lookahead)
+        drafter = None
+        if pair.draft is not None:
+            drafter = DraftModel(pair.draft.model, pair.draft.vocab_size, pair.target.vocab_size)
+        self._runner = Runner(
+            target=pair.target.model,
+            draft=drafter,
+            drafter=drafter,
+            draft_context=(pair.draft.max_context if pair.draft else None) or 2**31,
+            chunk=self.config.prefill_chunk,
+            lookahead=self.config.lookahead,
+            check_open=self.check_open,
+        )
         self._live: dict[Sequence, int] = {}  # sequences that hold pages, and how many each may come to need
         self._closed = False
 
@@ -52,11 +67,12 @@ class Core:
         return self.pair.draft is not None
 
     def close(self) -> None:
-        """Give all memory back; everything after that raises `ClosedError`."""
+        """Give the KV memory back; everything after that raises `ClosedError`."""
         self._closed = True
         self._live.clear()
         self.pool.keys.clear()
         self.pool.values.clear()
+        mx.clear_cache()
 
     def memory(self) -> MemoryReport:
         """What the page pool holds now."""
@@ -109,6 +125,22 @@ class Core:
         self.check_open()
         return Generation(self._runner, sequences, self.draft_length(draft_tokens), cancel, progress)
 
+    def stream(
+        self,
+        sequence: Sequence,
+        draft_tokens: int | None,
+        cancel: Cancel | None = None,
+        progress: Progress | None = None,
+    ) -> Generator[Chunk]:
+        """An admitted sequence's answer, piece by piece; the last chunk has the finish reason and the stats."""
+        try:
+            with closing(self.generation([sequence], draft_tokens, cancel, progress).run()) as events:
+                for _, chunk in events:
+                    yield chunk
+        finally:
+            rest = sequence.finish_text()
+        yield Chunk(rest, finish_reason=sequence.finish_reason, stats=sequence.stats)
+
     def admit(self, tokens: list[int], params: SamplingParams, before: Sequence | None = None) -> Sequence:
         """A new sequence with memory set aside for its worst case.
 
@@ -129,10 +161,10 @@ class Core:
                 "are spoken for; raise --kv-memory, lower --max-tokens, or end a conversation"
             )
         sequence = self._new_sequence(tokens, params, before)
-        if before is not None:
-            sequence.rewind(before)
-            del self._live[before]
         self._live[sequence] = needed
+        if before is not None:
+            del self._live[before]
+            sequence.rewind(before)
         return sequence
 
     def pages_needed(self, tokens: Seq[int], params: SamplingParams) -> int:
@@ -150,6 +182,11 @@ class Core:
         if len(tokens) >= context:
             raise PromptError(
                 f"the prompt has {len(tokens)} tokens and the context {context}; shorten it, or raise --max-context"
+            )
+        vocab_size = self.pair.target.vocab_size
+        if not 0 <= min(tokens) <= max(tokens) < vocab_size:
+            raise PromptError(
+                f"the prompt has token ids below 0 or above {vocab_size - 1}, which the model does not know"
             )
         return -(-min(len(tokens) + params.max_tokens, context) // self.config.page_size)
 

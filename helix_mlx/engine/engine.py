@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import operator
+from collections.abc import Generator, Sized
 from collections.abc import Sequence as Seq
-from contextlib import closing
+from numbers import Integral
 from types import TracebackType
 from typing import Any, overload
 
@@ -14,7 +15,7 @@ from helix_mlx.engine.core import Core
 from helix_mlx.engine.generation import Cancel, Progress
 from helix_mlx.engine.memory import MemoryReport
 from helix_mlx.engine.sequence import Sequence
-from helix_mlx.errors import MemoryBudgetError
+from helix_mlx.errors import MemoryBudgetError, PromptError, SettingsError
 from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.models.tokenizer import Message
 from helix_mlx.request import Chunk, Completion, SamplingParams
@@ -95,7 +96,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Give all memory back. The engine cannot be used after that."""
+        """Give the KV memory back. The engine cannot be used after that."""
         self._core.close()
 
     def memory(self) -> MemoryReport:
@@ -132,12 +133,16 @@ class Engine:
         Raises:
             HelixError: a prompt is empty or too long, or a setting out of range.
         """
-        many = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-        prompts = [self._encode(p) for p in (prompt if many else [prompt])]
-        each = list(params) if isinstance(params, (list, tuple)) else [self._params(params, settings)] * len(prompts)
-        assert len(each) == len(prompts), "one SamplingParams for all prompts, or one for each"
-        completions = self._complete(prompts, each, draft_tokens)
-        return completions if many else completions[0]
+        many = not isinstance(prompt, str) and isinstance(prompt, Sized) and len(prompt) > 0
+        if not many or isinstance(prompt[0], Integral):
+            one = SamplingParams.resolved(params, settings)
+            return self._complete([self._encode(prompt)], [one], draft_tokens)[0]
+        prompts = [self._encode(each) for each in prompt]
+        if not isinstance(params, (list, tuple)):
+            params = [SamplingParams.resolved(params, settings)] * len(prompts)
+        elif settings or len(params) != len(prompts):
+            raise SettingsError(f"{len(params)} params for {len(prompts)} prompts: give one for all, or one each")
+        return self._complete(prompts, list(params), draft_tokens)
 
     def stream(
         self,
@@ -159,7 +164,9 @@ class Engine:
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
         """
-        return self._stream(self._encode(prompt), self._params(params, settings), draft_tokens, cancel, progress)
+        return self._stream(
+            self._encode(prompt), SamplingParams.resolved(params, settings), draft_tokens, cancel, progress
+        )
 
     def chat(
         self,
@@ -171,7 +178,7 @@ class Engine:
     ) -> Completion:
         """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, through the model's chat template."""
         tokens = self.pair.tokenizer.encode_chat(messages)
-        return self._complete([tokens], [self._params(params, settings)], draft_tokens)[0]
+        return self._complete([tokens], [SamplingParams.resolved(params, settings)], draft_tokens)[0]
 
     def stream_chat(
         self,
@@ -185,7 +192,7 @@ class Engine:
     ) -> Generator[Chunk]:
         """Answer a conversation piece by piece; as `stream`, through the model's chat template."""
         tokens = self.pair.tokenizer.encode_chat(messages)
-        return self._stream(tokens, self._params(params, settings), draft_tokens, cancel, progress)
+        return self._stream(tokens, SamplingParams.resolved(params, settings), draft_tokens, cancel, progress)
 
     def conversation(self) -> Conversation:
         """A conversation that keeps its pages between turns."""
@@ -196,6 +203,8 @@ class Engine:
         self, prompts: list[list[int]], each: list[SamplingParams], draft_tokens: int | None
     ) -> list[Completion]:
         """Run prompts to their end, as many together as memory allows."""
+        for tokens, params in zip(prompts, each, strict=True):
+            self._core.pages_needed(tokens, params)
         done: list[Completion] = []
         while len(done) < len(prompts):
             sequences: list[Sequence] = []
@@ -216,7 +225,7 @@ class Engine:
         return done
 
     def _completion(self, sequence: Sequence, draft_tokens: int | None) -> Completion:
-        sequence.answer.finish()
+        sequence.finish_text()
         assert sequence.finish_reason is not None
         return Completion(
             text=sequence.answer.text,
@@ -243,18 +252,21 @@ class Engine:
         def chunks() -> Generator[Chunk]:
             sequence = self._core.admit(tokens, params)
             try:
-                with closing(self._core.generation([sequence], draft_tokens, cancel, progress).run()) as events:
-                    for _, chunk in events:
-                        yield chunk
-                yield Chunk(sequence.answer.finish(), finish_reason=sequence.finish_reason, stats=sequence.stats)
+                yield from self._core.stream(sequence, draft_tokens, cancel, progress)
             finally:
                 self._core.release(sequence)
 
         return chunks()
 
     def _encode(self, prompt: Prompt) -> list[int]:
-        return self.pair.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        """Token ids of a text, or the ids as they are.
 
-    def _params(self, params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
-        assert params is None or not settings, "give either params or single settings"
-        return params or SamplingParams(**settings)
+        Raises:
+            PromptError: it is neither.
+        """
+        if isinstance(prompt, str):
+            return self.pair.tokenizer.encode(prompt)
+        try:
+            return [operator.index(token) for token in prompt]
+        except TypeError:
+            raise PromptError("a prompt is a text or a list of token ids; give one, or a list of them") from None

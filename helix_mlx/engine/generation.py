@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,22 +27,22 @@ Progress = Callable[[int, int], None]
 class Runner:
     """What generation runs on.
 
-    `draft` is the draft model, which `drafter` asks; both are None without a draft. `chunk` is the positions
-    of a prefill pass, `lookahead` the cycles enqueued before one is read.
+    `draft` is the model that `drafter` asks; both are None without one. Past `draft_context` positions the draft
+    is not asked: it was not made for them. `chunk` is the positions of a prefill pass, `lookahead` the cycles
+    enqueued before one is read. `check_open` raises ClosedError once the engine is closed.
     """
 
     target: LanguageModel
     draft: LanguageModel | None
     drafter: Drafter | None
+    draft_context: int
     chunk: int
     lookahead: int
+    check_open: Callable[[], None]
 
 
 class Generation:
     """One group of sequences, from prefill to the end.
-
-    Iterate it for (sequence, chunk) pairs. Closing it, or letting it end, leaves each sequence with its own
-    keys and values again and nothing in flight; the pages are the caller's to release.
 
     Args:
         runner: the models.
@@ -64,29 +65,47 @@ class Generation:
         self._count = draft_tokens if runner.drafter is not None else 0
         self._cancel = cancel or (lambda: False)
         self._progress = progress or (lambda done, total: None)
+        self._batch: Batch | None = None
         self._pending: deque[tuple[mx.array, int, list[Sequence]]] = deque()
-        self._began = time.perf_counter()
+        self._began = self._resumed = time.perf_counter()
+        self._busy = 0.0  # seconds of decoding, without those in which the reader held a chunk
 
     def run(self) -> Generator[tuple[Sequence, Chunk]]:
-        """Generate until every sequence has a finish reason."""
-        if not self._prefill():
-            for sequence in self._sequences:
-                sequence.finish_reason = "cancelled"
-                yield sequence, Chunk("")
-            return
-        batch = Batch(self._sequences)
+        """Generate until every sequence has a finish reason.
+
+        Closing the generator, or letting it end, leaves nothing in flight and each sequence with its own keys and
+        values again. After an error the sequences have forgotten what was read. The pages are the caller's to
+        release.
+        """
+        intact = False
         try:
-            self._enqueue(batch, 0)
-            yield from self._read_first(batch)
-            yield from self._decode(batch)
+            if self._prefill():
+                self._batch = Batch(self._sequences)
+                yield from self._decode(self._batch)
+            intact = True
+        except GeneratorExit:
+            intact = True
+            raise
         finally:
-            self._pending.clear()
-            mx.synchronize()
-            for sequence in batch.sequences:
-                if sequence.finish_reason is None:
-                    sequence.finish_reason = "cancelled"
-                    self._time(sequence)
-            batch.part()
+            self._end(intact)
+
+    def _end(self, intact: bool) -> None:
+        self._pending.clear()
+        for sequence in self._sequences:
+            if sequence.finish_reason is None:
+                sequence.finish_reason = "cancelled"
+                self._time(sequence)
+        parted = False
+        try:
+            if intact:
+                mx.synchronize()
+                if self._batch is not None:
+                    self._batch.part()
+                parted = True
+        finally:
+            if not parted:
+                for sequence in self._sequences:
+                    sequence.forget()
 
     def _prefill(self) -> bool:
         """The target reads all tokens but the last of each sequence; False where it was cancelled."""
@@ -94,56 +113,75 @@ class Generation:
         before = 0
         for sequence in self._sequences:
             start = sequence.target_length
-            missing = sequence.tokens[start : sequence.length]
 
             def between(done: int, sequence: Sequence = sequence, start: int = start, before: int = before) -> bool:
                 sequence.target_length = start + done
                 sequence.stats.prefill_tokens = done
+                sequence.stats.prefill_s = time.perf_counter() - self._began
                 self._progress(before + done, total)
-                return not self._cancel()
+                return self._goes_on()
 
+            missing = sequence.tokens[start : sequence.length]
             prefill(self._runner.target, sequence.target, missing, start, self._runner.chunk, between)
-            if sequence.target_length < sequence.length or self._cancel():
+            if sequence.target_length < sequence.length or not self._goes_on():
                 return False
             before += len(missing)
         return True
 
-    def _prefill_draft(self, batch: Batch) -> None:
-        """The draft reads what it has not read yet, all but the last two tokens."""
+    def _prefill_draft(self, batch: Batch) -> bool:
+        """The draft reads what it has not read yet, all but the last two tokens; False where it was cancelled."""
         assert self._runner.draft is not None
         for sequence in batch.sequences:
             assert sequence.draft is not None
             start = sequence.draft_length
-            missing = sequence.tokens[start : sequence.length - 1]
-            prefill(self._runner.draft, sequence.draft, missing, start, self._runner.chunk)
-            sequence.draft_length = max(start, sequence.length - 1)
-        batch.join_draft()
 
-    def _read_first(self, batch: Batch) -> Iterator[tuple[Sequence, Chunk]]:
-        """The first token of each sequence is a cycle without drafts, which belongs to the prefill."""
-        events = self._read(batch)
-        elapsed = time.perf_counter() - self._began
-        for sequence in batch.sequences:
-            sequence.stats.prefill_s = sequence.stats.time_to_first_token_s = elapsed
-        yield from events
-        self._settle(batch)
+            def between(done: int, sequence: Sequence = sequence, start: int = start) -> bool:
+                sequence.draft_length = start + done
+                return self._goes_on()
+
+            missing = sequence.tokens[start : sequence.length - 1]
+            prefill(self._runner.draft, sequence.draft, missing, start, self._runner.chunk, between)
+            if sequence.draft_length < sequence.length - 1:
+                return False
+        batch.join_draft()
+        return True
+
+    def _goes_on(self) -> bool:
+        self._runner.check_open()
+        return not self._cancel()
 
     def _decode(self, batch: Batch) -> Iterator[tuple[Sequence, Chunk]]:
-        if batch.sequences and self._count:
-            self._prefill_draft(batch)
-        lookahead = self._runner.lookahead
+        # The first token of each sequence is a cycle without drafts, which belongs to the prefill.
+        self._enqueue(batch, 0)
+        yield from self._read(batch)
+        with self._working():
+            if not self._goes_on():
+                return
+            self._settle(batch)
+            if batch.sequences and self._draft_fits(batch) and not self._prefill_draft(batch):
+                return
         draining = False
         while batch.sequences:
-            if self._cancel():
+            if not self._goes_on():
                 return
-            if not draining:
-                self._enqueue(batch, self._count)
-            if draining or len(self._pending) > lookahead:
-                yield from self._read(batch)
-                draining = batch.due() or any(s.finish_reason for s in batch.sequences)
+            with self._working():
+                if not draining:
+                    self._enqueue(batch, self._count if self._draft_fits(batch) else 0)
+                events = []
+                if draining or len(self._pending) > self._runner.lookahead:
+                    events = self._read(batch)
+                    draining = batch.due() or any(s.finish_reason for s in batch.sequences)
+            yield from events
             if draining and not self._pending:
-                self._settle(batch)
+                with self._working():
+                    self._settle(batch)
                 draining = False
+
+    def _draft_fits(self, batch: Batch) -> bool:
+        """Whether there is a draft to ask. Once a sequence is too long for it, this batch goes on without."""
+        if max(batch.lengths) + 2 * (self._count + 1) > self._runner.draft_context:
+            self._count = 0
+        return self._count > 0
 
     def _enqueue(self, batch: Batch, count: int) -> None:
         in_flight = sum(ahead + 1 for _, ahead, _ in self._pending)
@@ -153,30 +191,30 @@ class Generation:
     def _read(self, batch: Batch) -> list[tuple[Sequence, Chunk]]:
         """Wait for the oldest cycle and take its tokens: the one host synchronisation of a cycle."""
         packed, count, sequences = self._pending.popleft()
+        if not self._pending:
+            # As good a wait as the next line's, and after it a commit finds the device idle.
+            mx.synchronize()
         rows: Any = packed.tolist()
         events: list[tuple[Sequence, Chunk]] = []
         first = not any(s.stats.emitted for s in sequences)
         for sequence, (kept, *tokens) in zip(sequences, rows, strict=True):
             if sequence.finish_reason:
                 continue
-            events += [(sequence, chunk) for chunk in sequence.accept(tokens[: kept + 1], count)]
             stats = sequence.stats
             stats.host_syncs += 1
-            if not first:
+            if first:
+                stats.prefill_tokens += 1  # the last token of the prompt, which this cycle has read
+                stats.time_to_first_token_s = time.perf_counter() - self._began
+            else:
                 stats.target_passes += 1
                 stats.draft_passes += count
+            events += [(sequence, chunk) for chunk in sequence.accept(tokens[: kept + 1], count)]
             sequence.target_length = sequence.length
             if count:
                 sequence.draft_length = sequence.length - 1
-            if sequence.finish_reason:
+            if sequence.finish_reason and not first:
                 self._time(sequence)
         return events
-
-    def _time(self, sequence: Sequence) -> None:
-        """Note how long an answer took, once it has ended."""
-        stats = sequence.stats
-        stats.decode_s = time.perf_counter() - self._began - stats.time_to_first_token_s
-        stats.tokens_per_s = (stats.emitted - 1) / stats.decode_s if stats.emitted > 1 else 0.0
 
     def _settle(self, batch: Batch) -> None:
         """With nothing in flight: let finished sequences go and commit full pages."""
@@ -184,3 +222,19 @@ class Generation:
             batch.part()
         if batch.sequences and batch.due():
             batch.commit()
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """Counts the time of its body as decoding."""
+        self._resumed = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._busy += time.perf_counter() - self._resumed
+            self._resumed = time.perf_counter()
+
+    def _time(self, sequence: Sequence) -> None:
+        """Note how long the decoding of an answer took, once it has ended."""
+        stats = sequence.stats
+        stats.decode_s = self._busy + time.perf_counter() - self._resumed if stats.emitted else 0.0
+        stats.tokens_per_s = (stats.emitted - 1) / stats.decode_s if stats.decode_s > 0 else 0.0

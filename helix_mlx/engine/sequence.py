@@ -75,6 +75,17 @@ class Sequence:
                 break
         return chunks
 
+    def finish_text(self) -> str:
+        """The text still held back, once the answer has ended; it may turn out to hold a stop string."""
+        text = self.answer.finish()
+        if self.answer.stopped:
+            self.finish_reason = "stop"
+        return text
+
+    def forget(self) -> None:
+        """Take it that neither model has read anything: their keys and values cannot be trusted."""
+        self.target_length = self.draft_length = 0
+
     def rewind(self, before: Sequence) -> None:
         """Keep what the keys and values taken over from `before` have in common with this sequence's tokens."""
         common = 0

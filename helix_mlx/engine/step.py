@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from helix_mlx.engine.batch import Batch
 from helix_mlx.models.loader import LanguageModel
-from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.drafter import DraftContext, Drafter
 from helix_mlx.speculative.verification import verify
@@ -41,22 +41,29 @@ def prefill(
     Raises:
         MemoryBudgetError: no page is free.
     """
+    # An answer may end with more than a page in its tail.
+    commit([kv], [[start]])
     if not tokens:
         return
-    slots, page_size = kv.tail.slots, kv.pool.page_size
-    kv.tail = kv.tail.resized(max(slots, page_size + min(chunk, len(tokens))))
-    done = 0
-    while done < len(tokens):
-        rows = tokens[done : done + chunk]
-        at = start + done
-        model(mx.array([rows], mx.int32), cache=kv.caches(mx.array([at], mx.int32), at + len(rows), exact=True))
-        # The logits are never looked at, so the last layer and the output head are never computed.
-        mx.eval(kv.tail.keys, kv.tail.values)
-        done += len(rows)
-        kv.commit([start + done])
-        if not between(done):
-            break
-    kv.tail = kv.tail.resized(slots)
+    page_size = kv.pool.page_size
+    try:
+        kv.tail = kv.tail.resized(page_size + max(tail_slots(page_size), min(chunk, len(tokens))))
+        done = 0
+        while done < len(tokens):
+            rows = tokens[done : done + chunk]
+            at = start + done
+            model(mx.array([rows], mx.int32), cache=kv.caches(mx.array([at], mx.int32), at + len(rows), exact=True))
+            # The logits are never looked at, so the last layer and the output head are never computed.
+            mx.async_eval(kv.tail.keys, kv.tail.values)
+            mx.synchronize()
+            done += len(rows)
+            commit([kv], [[start + done]])
+            # Each chunk gathers arrays of other sizes than the one before; their memory would pile up.
+            mx.clear_cache()
+            if not between(done):
+                break
+    finally:
+        kv.tail = kv.tail.resized(tail_slots(page_size))
 
 
 def cycle(target: LanguageModel, drafter: Drafter | None, batch: Batch, count: int, in_flight: int) -> mx.array:

@@ -126,9 +126,7 @@ def load(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"cannot load the weights in {folder}: {one_line(error)}; fetch the model again") from error
     layers, vocab_size = probe(model, config)
-    text_config = config.get("text_config") or {}
-    limit = config.get("max_position_embeddings") or text_config.get("max_position_embeddings")
-    return LoadedModel(source, folder, model, config, layers, vocab_size, limit)
+    return LoadedModel(source, folder, model, config, layers, vocab_size, context_limit(config))
 
 
 def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
@@ -145,6 +143,8 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         raise ModelError(f"{folder} is no model: it has no config.json; name a folder with an MLX model") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / 'config.json'} is damaged: {one_line(error)}; fetch the model again") from error
+    except (AttributeError, TypeError) as error:
+        raise ModelError(f"{folder / 'config.json'} holds no settings; name a folder with an MLX model") from error
     if config.get("model_file") is not None:
         if not trust_remote_code:
             raise ModelError(
@@ -156,12 +156,25 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         raise ModelError(f"{folder / 'config.json'} names no model_type; name a folder with an MLX model")
     try:
         _get_classes(config)
-    except ValueError as error:
+    # A module of mlx-lm may be no model, or end the process where it misses a package of its own.
+    except (ValueError, AttributeError, ImportError, SystemExit) as error:
         raise ModelError(
             f"mlx-lm does not know the model type {config['model_type']!r} of {folder}; "
             "update mlx-lm, or name another model"
         ) from error
     return config
+
+
+def context_limit(config: dict[str, Any]) -> int | None:
+    """The positions a model was made for, or None where its configuration does not say.
+
+    Where positions are learned (`n_positions`), the drafts behind the last token have to have one, too.
+    """
+    for part in (config, config.get("text_config") or {}):
+        for name, spare in (("max_position_embeddings", 0), ("n_positions", 16), ("n_ctx", 16), ("max_seq_len", 0)):
+            if isinstance(part.get(name), int):
+                return int(part[name]) - spare
+    return None
 
 
 def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], int]:
@@ -177,7 +190,12 @@ def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], i
             )
     windows = [_window(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
     probes = [_ProbeCache() for _ in windows]
-    logits = model(mx.zeros((1, 1), mx.int32), cache=probes)
+    try:
+        logits = model(mx.zeros((2, 1), mx.int32), cache=probes)
+    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise ModelError(
+            f"this model does not take sequences of different lengths in one batch ({one_line(error)}); name another"
+        ) from error
     shapes = []
     for index, (probed, window) in enumerate(zip(probes, windows, strict=True)):
         if probed.shape is None:
@@ -206,7 +224,7 @@ class _ProbeCache:
     """Notes the shapes of what a layer stores."""
 
     def __init__(self) -> None:
-        self.offset = mx.zeros((1,), mx.int32)
+        self.offset = mx.array([3, 5], mx.int32)
         self.shape: LayerShape | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
@@ -215,7 +233,7 @@ class _ProbeCache:
         return keys, values
 
     def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> mx.array | None:  # noqa: N803
-        return mx.ones((N, N), mx.bool_) if return_array else None
+        return mx.ones((2, 1, N, N), mx.bool_) if return_array else None
 
 
 def nbytes(model: LanguageModel) -> int:

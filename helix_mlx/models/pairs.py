@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,8 @@ def source_path(source: str) -> Path | None:
     if source.startswith(BUILTIN):
         folder = _folder() / source.removeprefix(BUILTIN)
         return folder if folder.is_dir() else None
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(source))  # unlike Path's own, it lets "~nobody" be
+    if source and folder.is_dir():
         return folder
     cached = _cached_path(source)
     return cached if cached is not None and _is_whole(cached) else None
@@ -99,7 +100,7 @@ def _is_whole(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     if names:
         return all((folder / name).is_file() for name in names)

@@ -79,8 +79,10 @@ class Tokenizer:
         """
         if not self.has_chat_template:
             raise PromptError("this model has no chat template; use generate with --raw, or another model")
+        plain = [_message(message) for message in messages]
+        if not plain:
+            raise PromptError("there are no messages; give at least one of the user's")
         try:
-            plain = [dict(message) for message in messages]
             return str(self._wrapper.apply_chat_template(plain, add_generation_prompt=True, tokenize=False))
         except TemplateError as error:
             raise PromptError(f"the model's chat template refuses these messages: {one_line(error)}") from error
@@ -96,6 +98,13 @@ class Tokenizer:
     def detokenizer(self) -> StreamingDetokenizer:
         """A new streaming detokenizer, which holds back unfinished characters."""
         return self._wrapper.detokenizer
+
+
+def _message(message: Message) -> dict[str, str]:
+    whole = isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+    if not whole:
+        raise PromptError(f"a message is {{'role': ..., 'content': ...}} with two texts, not {message!r}")
+    return dict(message)
 
 
 def one_line(error: BaseException) -> str:

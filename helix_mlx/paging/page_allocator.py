@@ -77,14 +77,17 @@ class PageAllocator:
         return first if first == 1 else first + count // 2
 
     def _take(self, page: int) -> None:
+        # What is left of the run goes in before the run goes out: an interrupt in between loses no free page.
         first = page if page in self._free else self._run_around(page)
-        count = self._free.pop(first)
-        last = first + count - 1
-        del self._free_ending[last]
-        if first < page:
-            self._free[first], self._free_ending[page - 1] = page - first, first
+        last = first + self._free[first] - 1
         if page < last:
             self._free[page + 1], self._free_ending[last] = last - page, page + 1
+        else:
+            del self._free_ending[last]
+        if first < page:
+            self._free[first], self._free_ending[page - 1] = page - first, first
+        else:
+            del self._free[first]
 
     def _run_around(self, page: int) -> int:
         return next(first for first, count in self._free.items() if first <= page < first + count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -11,6 +12,23 @@ from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import ZERO_PAGE
 from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.paging.tail import Tail
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a batch's pages are.
+
+    Args:
+        block_table: [B, W] int32 page numbers, padded with the page of zeros, with room for the tail.
+        committed: [B] int32, positions in pages.
+        run: the first page and the number of pages, where one sequence's pages lie side by side; else None.
+        room: W * page_size, positions that a gather through the table gives.
+    """
+
+    block_table: mx.array
+    committed: mx.array
+    run: tuple[int, int] | None
+    room: int
 
 
 class PagedKV:
@@ -32,7 +50,7 @@ class PagedKV:
         self.tables = list(tables)
         self.tail = tail
         self.committed = list(committed)
-        self._address: tuple[mx.array, mx.array] | None = None
+        self._address: Address | None = None
 
     @classmethod
     def empty(cls, pool: PagePool, model: int, table: BlockTable, slots: int) -> PagedKV:
@@ -50,6 +68,8 @@ class PagedKV:
 
     def take(self, rows: Sequence[int]) -> PagedKV:
         """The sequences named by `rows`, in that order."""
+        if list(rows) == list(range(len(self.tables))):
+            return self
         tables = [self.tables[b] for b in rows]
         return PagedKV(self.pool, self.model, tables, self.tail.take(rows), [self.committed[b] for b in rows])
 
@@ -58,34 +78,20 @@ class PagedKV:
         size = self.pool.page_size
         return any(n - done >= size for n, done in zip(lengths, self.committed, strict=True))
 
-    def commit(self, lengths: Sequence[int]) -> int:
-        """Move whole pages of the first `lengths[b]` positions, all verified, from the tail to the pool.
-
-        Nothing may be in flight, or MLX copies the pool instead of writing in place; so this waits for the
-        device, which has nothing left to do: on Metal a finished command buffer may still hold its inputs.
-
-        Returns:
-            Pages written.
+    def take_whole_pages(self, lengths: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The full pages among the first `lengths[b]` positions of each tail: how many a sequence, and which pages
+        of the pool they go to.
 
         Raises:
             MemoryBudgetError: no page is free.
         """
         size = self.pool.page_size
         counts = [max(0, (n - done) // size) for n, done in zip(lengths, self.committed, strict=True)]
-        if not any(counts):
-            return 0
         pages: list[int] = []
         for table, count, done in zip(self.tables, counts, self.committed, strict=True):
-            first = done // size
-            table.grow(first + count)
-            pages += table.pages[first : first + count]
-        mx.synchronize()
-        self.pool.write(self.model, pages, *self.tail.whole_pages(counts, size))
-        self.tail.shift([count * size for count in counts])
-        self.committed = [done + count * size for done, count in zip(self.committed, counts, strict=True)]
-        self._address = None
-        mx.async_eval(self.pool.keys[self.model], self.pool.values[self.model], self.tail.keys, self.tail.values)
-        return len(pages)
+            table.grow(done // size + count)
+            pages += table.pages[done // size : done // size + count]
+        return counts, pages
 
     def rewind(self, length: int) -> int:
         """Forget what lies behind the first `length` positions of the one sequence here.
@@ -99,7 +105,7 @@ class PagedKV:
         if length >= done:
             return length
         self.committed = [length - length % self.pool.page_size]
-        self._address = None
+        self.forget_address()
         return self.committed[0]
 
     def caches(self, offset: mx.array, limit: int, exact: bool = False) -> list[PagedCache]:
@@ -113,17 +119,8 @@ class PagedKV:
         view = PagedView(self, offset, limit, exact)
         return [PagedCache(view, layer) for layer in range(len(self.tail.keys))]
 
-    def run(self) -> tuple[int, int] | None:
-        """The first page and the number of pages, where there is one sequence and its pages lie side by side."""
-        if len(self.tables) != 1:
-            return None
-        count = self.committed[0] // self.pool.page_size
-        if not self.tables[0].is_run(count):
-            return None
-        return (self.tables[0].pages[0] if count else ZERO_PAGE), count
-
-    def address(self) -> tuple[mx.array, mx.array]:
-        """The block tables, padded with the page of zeros, [B, W] int32, and the committed counts, [B] int32."""
+    def address(self) -> Address:
+        """Where the sequences' pages are, as a forward pass wants it; kept until pages come or go."""
         if self._address is None:
             size = self.pool.page_size
             counts = [done // size for done in self.committed]
@@ -132,8 +129,46 @@ class PagedKV:
                 table.pages[:count] + [ZERO_PAGE] * (width - count)
                 for table, count in zip(self.tables, counts, strict=True)
             ]
-            self._address = mx.array(rows, mx.int32), mx.array(self.committed, mx.int32)
+            run = None
+            if len(rows) == 1 and self.tables[0].is_run(counts[0]):
+                run = rows[0][0], counts[0]
+            self._address = Address(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
         return self._address
+
+    def forget_address(self) -> None:
+        """Pages have come or gone."""
+        self._address = None
+
+
+def commit(kvs: Sequence[PagedKV], lengths: Sequence[Sequence[int]]) -> int:
+    """Move whole pages of verified positions from the tails to the pool, in place.
+
+    The device has to be idle: the caller has just waited for it. Otherwise MLX copies the pool instead.
+
+    Args:
+        kvs: the keys and values of one model, or of both.
+        lengths: for each of them, the verified positions of each sequence.
+
+    Returns:
+        Pages written; a page counts once for each model.
+
+    Raises:
+        MemoryBudgetError: no page is free; nothing has moved then.
+    """
+    moves = [(kv, *kv.take_whole_pages(verified)) for kv, verified in zip(kvs, lengths, strict=True)]
+    written: list[list[mx.array]] = []
+    for kv, counts, pages in moves:
+        if not pages:
+            continue
+        size, model = kv.pool.page_size, kv.model
+        kv.pool.write(model, pages, *kv.tail.whole_pages(counts, size))
+        kv.tail = kv.tail.shifted([count * size for count in counts])
+        kv.committed = [done + count * size for done, count in zip(kv.committed, counts, strict=True)]
+        kv.forget_address()
+        written += [kv.pool.keys[model], kv.pool.values[model], kv.tail.keys, kv.tail.values]
+    if written:
+        mx.async_eval(*written)
+    return sum(len(pages) for _, _, pages in moves)
 
 
 class PagedView:
@@ -144,9 +179,8 @@ class PagedView:
         self.offset = offset
         self.limit = limit
         self.exact = exact
-        self.run = kv.run()
-        self.block_table, self.committed = kv.address()
-        self.slot = offset - self.committed
+        self.address = kv.address()
+        self.slot = offset - self.address.committed
         assert limit <= max(kv.committed) + kv.tail.slots, "the rows do not fit the tail"
         self.masks: dict[tuple[int, int | None], mx.array] = {}
 
@@ -154,13 +188,14 @@ class PagedView:
     def keys_held(self) -> int:
         """S, the positions that `fetch` returns."""
         # The table of a run, too, has room for its tail.
-        return min(self.limit, self.block_table.shape[1] * self.kv.pool.page_size)
+        return min(self.limit, self.address.room)
 
     def fetch(self, pages: mx.array, tail: mx.array) -> mx.array:
         """[B, heads, S, dim], position p at index p."""
-        if self.run is not None:
-            return gather_run(pages, self.run, tail, self.limit)
-        return gather(pages, self.block_table, self.committed, tail, self.limit)
+        address = self.address
+        if address.run is not None:
+            return gather_run(pages, address.run, tail, self.limit)
+        return gather(pages, address.block_table, address.committed, tail, self.limit)
 
     def mask(self, rows: int, window: int | None) -> mx.array:
         """[B, 1, rows, S] bool, made once a pass and window."""

@@ -82,8 +82,8 @@ class Tail:
 
         return [cut(a) for a in self.keys], [cut(a) for a in self.values]
 
-    def shift(self, by: Sequence[int]) -> None:
-        """Drop the first `by[b]` slots of each sequence b; what follows moves to the front."""
+    def shifted(self, by: Sequence[int]) -> Tail:
+        """The same without the first `by[b]` slots of each sequence b; what follows has moved to the front."""
         slots = self.slots
         if len(by) == 1:
             order = None
@@ -95,8 +95,7 @@ class Tail:
                 return mx.concatenate([array[:, by[0] :], array[:, : by[0]]], axis=1)
             return mx.take_along_axis(array, order, axis=1)
 
-        self.keys = [moved(a) for a in self.keys]
-        self.values = [moved(a) for a in self.values]
+        return Tail([moved(a) for a in self.keys], [moved(a) for a in self.values])
 
     def take(self, rows: Sequence[int]) -> Tail:
         """The sequences named by `rows`, in that order."""

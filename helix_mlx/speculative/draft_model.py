@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import mlx.core as mx
 
 from helix_mlx.models.loader import LanguageModel
@@ -11,20 +14,28 @@ from helix_mlx.speculative.verification.types import Draft
 
 
 class DraftModel:
-    """Draws each draft from the draft model's filtered distribution.
+    """Draws each draft from the draft model's filtered distribution. It reads tokens as the model itself does.
 
     The first pass reads the last two tokens: after a full acceptance the draft has not read the one before the
     last yet, and reading it again where it has costs next to nothing and keeps shapes fixed.
 
     Args:
         model: an mlx-lm model.
-        vocab_size: the width of the target's logits; where the draft's are padded otherwise, they are cut or
-            filled to it.
+        width: of its logits, which is how many token ids it knows.
+        vocab_size: the width of the target's logits. The draft's are cut or filled to it, and ids that only the
+            target's padding has are read as the draft's last one.
     """
 
-    def __init__(self, model: LanguageModel, vocab_size: int) -> None:
+    def __init__(self, model: LanguageModel, width: int, vocab_size: int) -> None:
         self._model = model
+        self._width = width
         self._vocab_size = vocab_size
+
+    def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+        """One forward pass: token ids [B, M] give logits [B, M, width]."""
+        if self._width < self._vocab_size:
+            inputs = mx.minimum(inputs, self._width - 1)
+        return self._model(inputs, cache=cache)
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """See `Drafter.propose`. Needs the keys and values up to position n - 2, and writes on to n + count - 1."""
@@ -36,7 +47,7 @@ class DraftModel:
         rows, at, limit = context.last_two, context.positions - 1, context.limit + 1
         for index in range(1, count + 1):
             caches = kv.caches(at, limit, context.exact)
-            draft_logits = self._fit(self._model(rows, cache=caches)[:, -1])
+            draft_logits = self._fit(self(rows, cache=caches)[:, -1])
             token, token_probs = draft_token(
                 draft_logits, index, context.filters, context.seeds, context.positions, context.rules
             )
@@ -47,7 +58,7 @@ class DraftModel:
         return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1) if probs else None)
 
     def _fit(self, draft_logits: mx.array) -> mx.array:
-        width = draft_logits.shape[-1]
+        width = self._width
         if width > self._vocab_size:
             return draft_logits[:, : self._vocab_size]
         if width < self._vocab_size:

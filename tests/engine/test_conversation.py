@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import random
 from dataclasses import replace
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from helix_mlx.config import EngineConfig
@@ -94,3 +97,62 @@ def test_drafts_switched_off_and_on_between_turns(pair: Pair) -> None:
             answer = "".join(chunk.text for chunk in chunks)
             assert answer == engine.chat(messages, PARAMS, draft_tokens=0).text
             messages.append({"role": "assistant", "content": answer})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_conversations_say_what_a_fresh_reading_says(pair: Pair, seed: int) -> None:
+    """With a draft that is always right, so that answers end at any place of a page, and with turns cut short."""
+    chance = random.Random(seed)
+    config = EngineConfig(
+        max_context=600,
+        page_size=chance.choice((1, 2, 8, 16)),
+        lookahead=seed % 2,
+        prefill_chunk=chance.choice((7, 24, 512)),
+    )
+    with Engine(replace(pair, draft=pair.target), config) as engine, engine.conversation() as conversation:
+        messages: list[dict[str, str]] = []
+        for turn_ in range(8):
+            if chance.random() < 0.2:
+                messages = messages[: chance.randrange(len(messages) + 1) // 2 * 2]
+            content = "".join(chance.choices("abc defgh", k=chance.randint(1, 40)))
+            messages.append({"role": "user", "content": content})
+            params = SamplingParams(max_tokens=chance.randint(1, 50), temperature=0.9, seed=turn_)
+            count = chance.choice((0, 1, 4, 7))
+            left = iter([False] * chance.randint(0, 12))
+            cut = chance.random() < 0.3
+            cancel = (lambda left=left: next(left, True)) if cut else None
+            answer = "".join(c.text for c in conversation.stream(messages, params, draft_tokens=count, cancel=cancel))
+            expected = engine.chat(messages, params, draft_tokens=0).text
+            assert expected.startswith(answer) if cut else answer == expected
+            messages.append({"role": "assistant", "content": answer})
+        conversation.reset()
+        assert engine.memory().pages_used == 0
+
+
+def test_an_error_in_the_middle_is_not_remembered(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read before an error cannot be trusted; the next turn reads everything again, and rightly."""
+    with Engine(pair, EngineConfig(max_context=512, page_size=8)) as engine, engine.conversation() as conversation:
+        messages = [{"role": "user", "content": "tell me about pages and tails"}]
+        waits = iter(range(100))
+
+        def fails() -> None:
+            if next(waits) == 5:
+                raise RuntimeError("the device is gone")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(mx, "synchronize", fails)
+            with pytest.raises(RuntimeError, match="the device is gone"):
+                turn(conversation, messages)
+        answer, stats = turn(conversation, messages)
+        assert answer == engine.chat(messages, PARAMS).text
+        assert stats.prefill_tokens == len(engine.pair.tokenizer.encode_chat(messages))
+
+
+def test_a_conversation_that_is_dropped_gives_its_pages_back(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=512)) as engine:
+        conversation = engine.conversation()
+        turn(conversation, [{"role": "user", "content": "tell me about pages and tails"}])
+        assert engine.memory().pages_used > 0
+        del conversation
+        gc.collect()
+        assert engine.memory().pages_used == 0

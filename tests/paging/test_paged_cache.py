@@ -12,7 +12,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from helix_mlx.models.loader import LoadedModel
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import TARGET, PagePool
-from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.paging.paged_cache import PagedKV, commit
 from tests.support import address, prompt, random_model
 
 PAGE = 8
@@ -53,7 +53,7 @@ def test_growing_and_rolling_back_equals_a_contiguous_cache(llama: LoadedModel, 
         logits = forward(llama, kv, [tokens[length : length + rows]], [length], spare)
         assert mx.array_equal(logits[0], expected[0, length : length + rows])
         length += int(rng.integers(1, rows + 1))
-        kv.commit([length - 1])
+        commit([kv], [[length - 1]])
     assert kv.committed[0] >= 96
 
 
@@ -67,7 +67,7 @@ def test_a_ragged_batch_equals_each_sequence_alone(llama: LoadedModel) -> None:
         part = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
         for start in range(0, length, 8):
             mx.eval(forward(llama, part, [text[start : min(start + 8, length)]], [start]))
-            part.commit([min(start + 8, length)])
+            commit([part], [[min(start + 8, length)]])
         parts.append(part)
     kv = PagedKV.concatenate(parts)
     rng = np.random.default_rng(2)
@@ -77,7 +77,7 @@ def test_a_ragged_batch_equals_each_sequence_alone(llama: LoadedModel) -> None:
         for b, n in enumerate(lengths):
             assert mx.array_equal(logits[b], expected[b][0, n : n + 5])
         lengths = [n + int(rng.integers(1, 5)) for n in lengths]
-        kv.commit([n - 1 for n in lengths])
+        commit([kv], [[n - 1 for n in lengths]])
     kv = kv.take([3, 1])
     logits = forward(llama, kv, [texts[3][lengths[3] :][:2], texts[1][lengths[1] :][:2]], [lengths[3], lengths[1]])
     assert mx.array_equal(logits[0], expected[3][0, lengths[3] : lengths[3] + 2])
@@ -90,7 +90,7 @@ def test_rewinding_forgets_and_reads_again(llama: LoadedModel) -> None:
     old, new = prompt(40, 1), prompt(40, 1)[:21] + prompt(19, 2)
     for start in range(0, 40, 8):
         mx.eval(forward(llama, kv, [old[start : start + 8]], [start]))
-        kv.commit([start + 8])
+        commit([kv], [[start + 8]])
     assert kv.rewind(21) == 16
     expected = contiguous(llama, new)
     logits = forward(llama, kv, [new[16:24]], [16])
@@ -110,10 +110,10 @@ def test_commits_are_in_place(llama: LoadedModel) -> None:
         rows = [[1] * 8]
         mx.eval(forward(llama, kv, rows, [length]))
         length += 8
-        written += kv.commit([length - 1])
+        written += commit([kv], [[length - 1]])
         if length > 200:
+            length = kv.rewind(0)
             kv.tables[0].truncate(0)
-            kv.committed, kv._address, length = [0], None, 0
     assert [address(a) for a in pool.keys[TARGET] + pool.values[TARGET]] == before
 
 
@@ -128,7 +128,7 @@ def test_padding_never_reads_another_sequences_memory(llama: LoadedModel) -> Non
     text = prompt(20)
     for start in range(0, 16, 8):
         mx.eval(forward(llama, parts[0], [text[start : start + 8]], [start]))
-        parts[0].commit([start + 8])
+        commit([parts[0]], [[start + 8]])
     logits = forward(llama, PagedKV.concatenate(parts), [text[16:18], text[:2]], [16, 0])
     assert mx.array_equal(logits[0], contiguous(llama, text)[0, 16:18])
     assert mx.array_equal(logits[1], contiguous(llama, text)[0, :2])
