@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
-from mlx_lm.utils import load_config, load_model
+from mlx_lm.utils import _get_classes, load_config, load_model
 
 from helix_mlx.errors import ModelError
 from helix_mlx.models.pairs import source_path
@@ -135,16 +135,14 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     Raises:
         ModelError: it is missing, unreadable, of an unknown type, or wants to run code of its own.
     """
-    from mlx_lm.utils import _get_classes
-
     try:
-        config: dict[str, Any] = load_config(folder)
+        config: Any = load_config(folder)
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is no model: it has no config.json; name a folder with an MLX model") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / 'config.json'} is damaged: {one_line(error)}; fetch the model again") from error
-    except (AttributeError, TypeError) as error:
-        raise ModelError(f"{folder / 'config.json'} holds no settings; name a folder with an MLX model") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} holds no settings; name a folder with an MLX model")
     if config.get("model_file") is not None:
         if not trust_remote_code:
             raise ModelError(
@@ -155,7 +153,7 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{folder / 'config.json'} names no model_type; name a folder with an MLX model")
     try:
-        _get_classes(config)
+        _get_classes(config)  # mlx-lm's own table; it has no public name
     # A module of mlx-lm may be no model, or end the process where it misses a package of its own.
     except (ValueError, AttributeError, ImportError, SystemExit) as error:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""The real program on a fake engine, in a terminal of its own: what the terminal tests start."""
+"""The real program on a fake engine; at a terminal, it is made the program's own. What the chat tests start."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tests.cli.fakes import FakeEngine
 
 
 def run() -> None:
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    if os.isatty(0):
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     setattr(helix_mlx.cli.chat, "open_engine", lambda options, terminal: FakeEngine())  # noqa: B010
     main(["chat", *sys.argv[1:]])
 

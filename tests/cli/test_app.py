@@ -37,6 +37,12 @@ def test_help_lists_every_command(run: Run) -> None:
         assert command in result.output
 
 
+def test_without_a_command_there_is_help(run: Run) -> None:
+    result = run()
+    assert result.exit_code == 0
+    assert result.output == run("--help").output
+
+
 def test_version(run: Run) -> None:
     assert helix_mlx.__version__ in run("--version").output
 

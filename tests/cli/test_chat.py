@@ -39,15 +39,16 @@ class Session:
     def expect(self, text: str, pressing: str = "") -> str:
         """Wait until a text is shown; return what came up to its end, and look for the next one after that.
 
-        `pressing` is typed until then, once a second: Python's readline overlooks a Ctrl-C that comes while it is
-        busy with the key before.
+        `pressing` is typed whenever nothing comes for a second: Python's readline overlooks a Ctrl-C that comes
+        while it is busy with the key before.
         """
         deadline = time.monotonic() + PATIENCE_S
         while text not in self.shown:
             assert time.monotonic() < deadline, f"no {text!r} in {self.shown!r}"
-            self.type(pressing)
             if select.select([self.keyboard], [], [], 1)[0]:
                 self.shown += self._read()
+            else:
+                self.type(pressing)
         before, _, self.shown = self.shown.partition(text)
         return before + text
 
@@ -176,3 +177,19 @@ def test_an_error_in_a_pipe_ends_the_chat(engine: FakeEngine, run: Run) -> None:
     assert result.exit_code == 2
     assert result.stdout == "You said one\n"
     assert "Error: draft-tokens is 9" in result.stderr
+
+
+def test_what_is_no_text_is_one_line() -> None:
+    program = [sys.executable, "-m", "tests.cli.fake_chat"]
+    ended = subprocess.run(program, input=b"caf\xe9\n", capture_output=True, cwd=ROOT)
+    assert ended.returncode == 2
+    assert ended.stderr.decode().endswith("Error: this is not text in UTF-8; convert it first\n")
+
+
+def test_the_built_in_pair_answers_through_a_pipe(run: Run) -> None:
+    result = run("chat", "--max-tokens", "12", text="What is Helix?\nWhat is a page?\n/stats\n")
+    assert result.exit_code == 0
+    first, second, *stats = result.stdout.splitlines()
+    assert first.startswith("Helix")
+    assert second
+    assert any("pages in use" in line for line in stats)

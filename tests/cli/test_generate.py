@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 
 from tests.cli.conftest import Run
 from tests.cli.fakes import FakeEngine
@@ -55,3 +58,21 @@ def test_sizes_are_read_with_their_units(engine: FakeEngine, run: Run) -> None:
     assert engine.config.kv_memory == 2 * 2**30
     assert engine.config.page_size == 32
     assert engine.config.draft_tokens is None
+
+
+def test_ctrl_c_ends_the_answer_with_what_there_was(engine: FakeEngine, run: Run) -> None:
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    result = run("generate", "for ever")
+    assert result.exit_code == 130
+    assert result.stdout.startswith(" 1 2")
+    assert result.stdout.endswith("\n")
+
+
+def test_the_built_in_pair_says_the_same_with_and_without_drafts(run: Run) -> None:
+    words = ["generate", "What is Helix?", "--json", "--max-tokens", "24"]
+    drafted, plain = (json.loads(run(*words, "--draft-tokens", count).stdout) for count in ("4", "0"))
+    assert drafted["text"] == plain["text"]
+    assert drafted["tokens"] == plain["tokens"]
+    assert drafted["settings"]["pair"] == "tiny"
+    assert drafted["stats"]["target_passes"] < plain["stats"]["target_passes"]
+    assert plain["stats"]["drafted"] == 0

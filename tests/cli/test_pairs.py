@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,16 @@ def test_json_lists_every_pair(run: Run) -> None:
 @pytest.mark.parametrize(("count", "text"), [(4_530_000_000, "4.5 GB"), (351_000_000, "351 MB"), (4_440_000, "4.4 MB")])
 def test_sizes_are_for_people(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+def test_fetch_brings_target_and_draft(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def fetch(source: str) -> Path:
+        fetched.append(source)
+        return Path("cache") / source
+
+    monkeypatch.setattr("helix_mlx.models.loader.fetch", fetch)
+    result = run("pairs", "--fetch", "qwen3-8b")
+    assert fetched == ["mlx-community/Qwen3-8B-4bit", "mlx-community/Qwen3-0.6B-4bit"]
+    assert "helix-mlx chat --pair qwen3-8b" in result.stdout

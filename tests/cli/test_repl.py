@@ -96,6 +96,15 @@ def test_an_answer_stopped_before_its_first_word_takes_the_message_back(
     assert "your message was taken back" in shown(terminal)
 
 
+def test_an_answer_of_nothing_takes_the_message_back(
+    repl: Repl, fake: FakeEngine, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake.talk, "stream", lambda *args, **extra: iter([Chunk("", finish_reason="stop")]))
+    respond(repl, "hello")
+    assert repl.messages == []
+    assert "there was no answer" in shown(terminal)
+
+
 def test_an_error_leaves_the_conversation_as_it_was(repl: Repl) -> None:
     respond(repl, "one")
     before = list(repl.messages)

@@ -15,7 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from helix_mlx.errors import ModelError, PairError
-from helix_mlx.models.loader import LoadedModel, load, probe
+from helix_mlx.models.loader import LoadedModel, context_limit, load, probe
 from helix_mlx.models.pair import check_vocabularies
 from tests.families import FAMILIES
 from tests.support import VOCAB, byte_tokenizer, random_model
@@ -85,6 +85,31 @@ def test_a_config_without_a_model_type(tmp_path: Path) -> None:
 def test_an_unknown_model_type(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not know the model type 'hal9000'"):
         load(str(write_model(tmp_path / "m", model_type="hal9000")))
+
+
+@pytest.mark.parametrize("module", ["base", "cache"])
+def test_a_module_of_mlx_lm_that_is_no_model(tmp_path: Path, module: str) -> None:
+    with pytest.raises(ModelError, match="does not know the model type"):
+        load(str(write_model(tmp_path / "m", model_type=module)))
+
+
+def test_a_config_that_holds_a_list(good: Path, tmp_path: Path) -> None:
+    folder = copied(good, tmp_path)
+    (folder / "config.json").write_text("[1, 2]")
+    with pytest.raises(ModelError, match="holds no settings"):
+        load(str(folder))
+
+
+def test_a_model_that_cannot_take_a_ragged_batch_is_refused_at_once() -> None:
+    with pytest.raises(ModelError, match="sequences of different lengths"):
+        random_model("gpt_bigcode")
+
+
+def test_the_context_of_learned_positions_leaves_room_for_drafts() -> None:
+    assert context_limit({"max_position_embeddings": 2048}) == 2048
+    assert context_limit({"text_config": {"max_position_embeddings": 512}}) == 512
+    assert context_limit({"n_positions": 1024}) == 1008
+    assert context_limit({}) is None
 
 
 def test_a_damaged_config(good: Path, tmp_path: Path) -> None:
@@ -159,7 +184,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[i
     refusal: list[Any] = []
 
     class Refuse(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             status, code = refusal
             self.send_response(status)
             self.send_header("X-Error-Code", code)

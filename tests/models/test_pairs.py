@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from helix_mlx.errors import SettingsError
+from helix_mlx.models.pairs import named_pair, named_pairs, source_path
+
+REPOSITORY = "someone/some-model"
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a repository in an otherwise empty cache, with nothing fetched yet."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--someone--some-model"
+    folder = repository / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    return folder
+
+
+def test_every_pair_is_complete() -> None:
+    pairs = named_pairs()
+    assert len({pair.name for pair in pairs}) == len(pairs)
+    for pair in pairs:
+        assert pair.target_bytes > pair.draft_bytes > 0
+        assert pair.licence
+        assert pair.note
+
+
+def test_the_first_pair_comes_with_helix() -> None:
+    first, *rest = named_pairs()
+    assert first.name == "tiny"
+    assert first.packaged
+    assert not any(pair.packaged for pair in rest)
+    for source in (first.target, first.draft):
+        folder = source_path(source)
+        assert folder is not None
+        assert (folder / "config.json").is_file()
+
+
+def test_a_pair_that_is_not_there_is_told_what_there_is() -> None:
+    with pytest.raises(SettingsError, match=r"no pair named nothing; the pairs are tiny, .*qwen3-14b"):
+        named_pair("nothing")
+    assert named_pair("qwen3-8b").name == "qwen3-8b"
+
+
+def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert source_path(str(tmp_path / "model")) == tmp_path / "model"
+    assert source_path("~/model") == tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "source", ["builtin:nothing", "no/such", "./no/such/folder", "words, not a name", "a/b/c", "~nobody/x", ""]
+)
+def test_what_is_not_here_is_none(snapshot: Path, source: str) -> None:
+    assert source_path(source) is None
+
+
+def test_a_whole_download_counts(snapshot: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        assert source_path(REPOSITORY) is None
+        (snapshot / name).write_text("{}")
+    assert source_path(REPOSITORY) == snapshot
+
+
+def test_a_download_in_parts_counts_when_all_are_there(snapshot: Path) -> None:
+    parts = ["model-1-of-2.safetensors", "model-2-of-2.safetensors"]
+    index = {"weight_map": {"first": parts[0], "second": parts[1]}}
+    for name in ("config.json", "tokenizer.model", parts[0]):
+        (snapshot / name).write_text("{}")
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert source_path(REPOSITORY) is None
+    (snapshot / parts[1]).write_text("")
+    assert source_path(REPOSITORY) == snapshot
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 1}'])
+def test_a_damaged_index_does_not_count(snapshot: Path, text: str) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
+    (snapshot / "model.safetensors.index.json").write_text(text)
+    assert source_path(REPOSITORY) is None
