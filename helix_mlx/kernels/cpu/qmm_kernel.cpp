@@ -1,0 +1,282 @@
+// One form of the product: see isa.h for how it is compiled, and qmm.h for what it computes.
+#include "qmm_kernel.h"
+
+#include "lanes.h"
+
+namespace helix {
+namespace {
+
+// Codes of 4 bits, `kBlock` (32 or 64) at a time. The block's words fill the lanes, repeated where there are more
+// lanes than words; copy c of a word is shifted so that each step i of the loop finds code `i + c * kChunks` of it in
+// the low bits. `arrange` puts x in that order.
+template <int kBlock>
+struct Nibbles {
+  static constexpr int kSize = kBlock;
+  static constexpr int kBytes = kBlock / 2;
+  static constexpr int kWords = kBlock / 8;
+  static constexpr int kChunks = kBlock / kLanes;
+
+  static int source(int chunk, int lane) { return 8 * (lane % kWords) + chunk + kChunks * (lane / kWords); }
+
+#if defined(__AVX512F__)
+  using Group = V;  // the sixteen values that a code can stand for
+  using Block = I;
+
+  static HELIX_INLINE Group group(float scale, float bias) {
+    const V codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_fmadd_ps(codes, _mm512_set1_ps(scale), _mm512_set1_ps(bias));
+  }
+  static HELIX_INLINE Block block(const uint8_t* from) {
+    if constexpr (kBlock == 64) {
+      const I shifts = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16);
+      const I words = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+      return _mm512_srlv_epi32(words, shifts);
+    } else {
+      const I shifts = _mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24);
+      const I words = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      return _mm512_srlv_epi32(words, shifts);
+    }
+  }
+  static HELIX_INLINE V values(Block words, Group table, int chunk) {
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(words, 4 * chunk), table);  // takes the four low bits alone
+  }
+#else
+  struct Group {
+    V scale, bias;
+  };
+  using Block = I;
+
+  static HELIX_INLINE Group group(float scale, float bias) { return {same(scale), same(bias)}; }
+  static HELIX_INLINE Block block(const uint8_t* from) {
+    I words;
+    if constexpr (kBlock == 64) {
+      std::memcpy(&words, from, 32);
+    } else {
+      uint32_t w[8];
+      std::memcpy(w, from, 16);
+      for (int i = 0; i < 4; i++) w[4 + i] = w[i] >> 16;
+      std::memcpy(&words, w, 32);
+    }
+    return words;
+  }
+  static HELIX_INLINE V values(Block words, Group g, int chunk) {
+    return fma(__builtin_convertvector((words >> (4 * chunk)) & 15, V), g.scale, g.bias);
+  }
+#endif
+};
+
+// Codes of 8 bits, 32 at a time, with x in its own order.
+struct Bytes {
+  static constexpr int kSize = 32;
+  static constexpr int kBytes = 32;
+  static constexpr int kChunks = kSize / kLanes;
+
+  struct Group {
+    V scale, bias;
+  };
+  using Block = const uint8_t*;
+
+  static int source(int chunk, int lane) { return kLanes * chunk + lane; }
+  static HELIX_INLINE Group group(float scale, float bias) { return {same(scale), same(bias)}; }
+  static HELIX_INLINE Block block(const uint8_t* from) { return from; }
+  static HELIX_INLINE V values(Block from, Group g, int chunk) {
+#if defined(__AVX512F__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + kLanes * chunk));
+    return fma(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), g.scale, g.bias);
+#else
+    typedef uint8_t B __attribute__((vector_size(8)));
+    B bytes;
+    std::memcpy(&bytes, from + kLanes * chunk, sizeof bytes);
+    return fma(__builtin_convertvector(__builtin_convertvector(bytes, I), V), g.scale, g.bias);
+#endif
+  }
+};
+
+// The rows of one matrix, from the first that is asked for.
+struct Slice {
+  const uint8_t* codes;
+  const float* scales;
+  const float* biases;
+  int64_t row_bytes;
+  int64_t row_groups;
+  int64_t inputs;
+  int group_shift;  // a group is 1 << group_shift codes
+};
+
+// M rows of x by R rows of weights. Each sum is kept in the lanes of one vector and added to in the order of k, so
+// that neither M nor R makes a difference to it.
+template <class Codes, int M, int R>
+void tile(const Slice& slice, const float* x, float* const* y, int64_t n) {
+  V sums[M][R];
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) sums[m][r] = zero();
+  const uint8_t* codes = slice.codes + n * slice.row_bytes;
+  const float* scales = slice.scales + n * slice.row_groups;
+  const float* biases = slice.biases + n * slice.row_groups;
+  for (int64_t k = 0; k < slice.inputs; k += Codes::kSize, codes += Codes::kBytes) {
+    typename Codes::Group groups[R];
+    typename Codes::Block blocks[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const int64_t g = r * slice.row_groups + (k >> slice.group_shift);
+      groups[r] = Codes::group(scales[g], biases[g]);
+      blocks[r] = Codes::block(codes + r * slice.row_bytes);
+      // The rows that the next tile reads.
+      __builtin_prefetch(codes + (r + R) * slice.row_bytes);
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < Codes::kChunks; c++) {
+      V values[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) values[r] = Codes::values(blocks[r], groups[r], c);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) {
+        const V part = load(x + m * slice.inputs + k + c * kLanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) sums[m][r] = fma(part, values[r], sums[m][r]);
+      }
+    }
+  }
+  for (int m = 0; m < M; m++)
+    for (int r = 0; r < R; r++) y[m][n + r] = sum(sums[m][r]);
+}
+
+// As many weight rows at a time as the registers hold sums for.
+template <class Codes, int M>
+void multiply_rows(const Slice& slice, const float* x, float* const* y, int64_t count) {
+#if defined(__AVX512F__)
+  constexpr int R = M <= 2 ? 8 : M <= 5 ? 4 : 3;
+#else
+  constexpr int R = M <= 2 ? 4 : M <= 4 ? 2 : 1;
+#endif
+  static_assert(kTileStep % R == 0, "chunks are whole tiles");
+  int64_t n = 0;
+  for (; n + R <= count; n += R) tile<Codes, M, R>(slice, x, y, n);
+  for (; n < count; n++) tile<Codes, M, 1>(slice, x, y, n);
+}
+
+template <class Codes>
+void multiply_codes(const Slice& slice, const float* x, int rows, float* const* y, int64_t count) {
+  switch (rows) {
+    case 1: return multiply_rows<Codes, 1>(slice, x, y, count);
+    case 2: return multiply_rows<Codes, 2>(slice, x, y, count);
+    case 3: return multiply_rows<Codes, 3>(slice, x, y, count);
+    case 4: return multiply_rows<Codes, 4>(slice, x, y, count);
+    case 5: return multiply_rows<Codes, 5>(slice, x, y, count);
+    case 6: return multiply_rows<Codes, 6>(slice, x, y, count);
+    case 7: return multiply_rows<Codes, 7>(slice, x, y, count);
+    default: return multiply_rows<Codes, 8>(slice, x, y, count);
+  }
+}
+
+void multiply(const Weights& w, const float* x, int rows, float* const* y, int64_t first, int64_t last) {
+  const int64_t row_bytes = w.inputs * w.bits / 8, row_groups = w.inputs / w.group;
+  const Slice slice{
+      reinterpret_cast<const uint8_t*>(w.codes) + first * row_bytes,
+      w.scales + first * row_groups,
+      w.biases + first * row_groups,
+      row_bytes,
+      row_groups,
+      w.inputs,
+      __builtin_ctz(static_cast<unsigned>(w.group))};
+  if (w.bits == 8)
+    multiply_codes<Bytes>(slice, x, rows, y, last - first);
+  else if (w.group == 32)
+    multiply_codes<Nibbles<32>>(slice, x, rows, y, last - first);
+  else
+    multiply_codes<Nibbles<64>>(slice, x, rows, y, last - first);
+}
+
+float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+struct Float {
+  using Stored = float;
+  static HELIX_INLINE float read(float stored) { return stored; }
+  static HELIX_INLINE float write(float value) { return value; }
+};
+
+struct BFloat {
+  using Stored = uint16_t;
+  static HELIX_INLINE float read(uint16_t stored) { return float_of(static_cast<uint32_t>(stored) << 16); }
+  static HELIX_INLINE uint16_t write(float value) {
+    const uint32_t bits = bits_of(value);
+    const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : nearest);
+  }
+};
+
+struct Half {
+  using Stored = uint16_t;
+  static HELIX_INLINE float read(uint16_t stored) {
+    const uint32_t sign = static_cast<uint32_t>(stored & 0x8000) << 16, rest = stored & 0x7fff;
+    const float finite = float_of(rest << 13) * 0x1p112f;  // moves the exponent, and makes denormals whole
+    return float_of(sign | (rest >= 0x7c00 ? 0x7f800000 | (rest & 0x3ff) << 13 : bits_of(finite)));
+  }
+  static HELIX_INLINE uint16_t write(float value) {
+    const uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+    if (rest > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);
+    if (rest >= 0x47800000) return static_cast<uint16_t>(sign | 0x7c00);
+    // Below the smallest normal number the addition rounds to the place of its last bit.
+    if (rest < 0x38800000) return static_cast<uint16_t>(sign | (bits_of(float_of(rest) + 0.5f) - bits_of(0.5f)));
+    return static_cast<uint16_t>(sign | (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13);
+  }
+};
+
+template <class Codes, class Type>
+void arrange_codes(int64_t inputs, const void* x, int64_t stride, float* to) {
+  int order[Codes::kSize];
+  for (int i = 0; i < Codes::kSize; i++) order[i] = Codes::source(i / kLanes, i % kLanes);
+  const auto* from = static_cast<const typename Type::Stored*>(x);
+  for (int64_t k = 0; k < inputs; k += Codes::kSize, to += Codes::kSize, from += Codes::kSize * stride)
+    for (int i = 0; i < Codes::kSize; i++) to[i] = Type::read(from[order[i] * stride]);
+}
+
+template <class Type>
+void arrange_type(const Weights& w, const void* x, int64_t stride, float* to) {
+  if (w.bits == 8)
+    arrange_codes<Bytes, Type>(w.inputs, x, stride, to);
+  else if (w.group == 32)
+    arrange_codes<Nibbles<32>, Type>(w.inputs, x, stride, to);
+  else
+    arrange_codes<Nibbles<64>, Type>(w.inputs, x, stride, to);
+}
+
+void arrange(const Weights& w, const void* x, Scalar type, int64_t stride, float* to) {
+  switch (type) {
+    case Scalar::float32: return arrange_type<Float>(w, x, stride, to);
+    case Scalar::float16: return arrange_type<Half>(w, x, stride, to);
+    case Scalar::bfloat16: return arrange_type<BFloat>(w, x, stride, to);
+  }
+}
+
+template <class Type>
+void store_type(const float* from, int64_t count, void* y) {
+  auto* to = static_cast<typename Type::Stored*>(y);
+  for (int64_t i = 0; i < count; i++) to[i] = Type::write(from[i]);
+}
+
+void store(const float* from, int64_t count, Scalar type, void* to) {
+  switch (type) {
+    case Scalar::float32: return store_type<Float>(from, count, to);
+    case Scalar::float16: return store_type<Half>(from, count, to);
+    case Scalar::bfloat16: return store_type<BFloat>(from, count, to);
+  }
+}
+
+}  // namespace
+
+extern const QmmForm HELIX_FORM(qmm_form){arrange, multiply, store};
+
+}  // namespace helix
