@@ -11,9 +11,24 @@
 #endif
 
 #define HELIX_INLINE inline __attribute__((always_inline))
+#define HELIX_LAMBDA __attribute__((always_inline))
 
 namespace helix {
 namespace {
+
+template <int i>
+struct Index {
+  static constexpr int value = i;
+};
+
+// Calls f(Index<0>), ..., f(Index<N - 1>) in line. Arrays indexed by these stay in registers, where a loop's might not.
+template <int N, int i = 0, class F>
+HELIX_INLINE void unroll(const F& f) {
+  if constexpr (i < N) {
+    f(Index<i>{});
+    unroll<N, i + 1>(f);
+  }
+}
 
 #if defined(__AVX512F__)
 

@@ -13,8 +13,6 @@ namespace {
 
 // Multiplications that are worth a chunk of their own: a few microseconds.
 constexpr int64_t kChunkWork = 256 * 1024;
-// Rows of x from which on their arrangement is shared too.
-constexpr int64_t kSharedRows = 32;
 
 const QmmForm& form() {
   switch (isa()) {
@@ -28,9 +26,9 @@ const QmmForm& form() {
   }
 }
 
-// Neighbouring rows of x that one matrix multiplies.
+// Neighbouring rows of x that one matrix multiplies, in blocks of `block` rows and chunks of `step` outputs.
 struct Segment {
-  int64_t first, last, expert, step, chunks_before;
+  int64_t first, last, expert, block, step, chunks_before;
 };
 
 int64_t bytes(Scalar type) { return type == Scalar::float32 ? 4 : 2; }
@@ -43,11 +41,13 @@ std::vector<Segment> segments_of(const Weights& weights, const Rows& rows, std::
   std::vector<Segment> segments;
   for (int64_t i = 0; i < rows.count; i++) {
     const int64_t expert = experts ? experts[order[i]] : 0;
-    if (segments.empty() || segments.back().expert != expert) segments.push_back({i, i, expert, 0, 0});
+    if (segments.empty() || segments.back().expert != expert) segments.push_back({i, i, expert, 0, 0, 0});
     segments.back().last = i + 1;
   }
   for (Segment& s : segments) {
-    const int64_t wanted = kChunkWork / (weights.inputs * std::min<int64_t>(s.last - s.first, kMostRows));
+    const int64_t count = s.last - s.first, blocks = (count + kMostRows - 1) / kMostRows;
+    s.block = (count + blocks - 1) / blocks;
+    const int64_t wanted = kChunkWork / (weights.inputs * s.block);
     s.step = std::clamp<int64_t>(wanted / kTileStep * kTileStep, kTileStep, kMostStep);
   }
   return segments;
@@ -70,16 +70,13 @@ class Product {
   void run() {
     const size_t size = sizeof(float) * rows_.count * weights_.inputs;
     arranged_.reset(static_cast<float*>(::operator new(size, std::align_val_t(64))));
-    if (rows_.count < kSharedRows)
-      for (int64_t i = 0; i < rows_.count; i++) arrange(i);
-    else
-      parallel_for(static_cast<int>(rows_.count), [this](int i) { arrange(i); });
     int64_t chunks = 0;
     for (Segment& s : segments_) {
+      arrange(s);
       s.chunks_before = chunks;
       chunks += (weights_.outputs + s.step - 1) / s.step;
     }
-    if (rows_.count * weights_.outputs * weights_.inputs <= kChunkWork)
+    if (rows_.count * weights_.outputs * weights_.inputs <= 2 * kChunkWork)
       for (int64_t c = 0; c < chunks; c++) multiply(c);
     else
       parallel_for(static_cast<int>(chunks), [this](int c) { multiply(c); });
@@ -90,11 +87,15 @@ class Product {
     void operator()(float* p) const { ::operator delete(p, std::align_val_t(64)); }
   };
 
-  void arrange(int64_t i) {
-    const int64_t row = order_[i];
-    const int64_t start = rows_.starts ? rows_.starts[row] : row * weights_.inputs;
-    const char* x = static_cast<const char*>(rows_.x) + start * bytes(rows_.type);
-    form_.arrange(weights_, x, rows_.type, rows_.stride, arranged_.get() + i * weights_.inputs);
+  void arrange(const Segment& s) {
+    for (int64_t i = s.first; i < s.last; i++) {
+      const int64_t before = (i - s.first) % s.block, block = i - before;
+      const int rows = static_cast<int>(std::min(s.block, s.last - block));
+      const int64_t start = rows_.starts ? rows_.starts[order_[i]] : order_[i] * weights_.inputs;
+      const char* x = static_cast<const char*>(rows_.x) + start * bytes(rows_.type);
+      float* to = arranged_.get() + block * weights_.inputs + before * form_.lanes;
+      form_.arrange(weights_, x, rows_.type, rows_.stride, to, rows);
+    }
   }
 
   void multiply(int64_t chunk) {
@@ -104,8 +105,8 @@ class Product {
     const Segment& s = *(after - 1);
     const int64_t first = (chunk - s.chunks_before) * s.step, last = std::min(first + s.step, weights_.outputs);
     const Weights weights = expert_of(weights_, s.expert);
-    for (int64_t i = s.first; i < s.last; i += kMostRows)
-      multiply_block(weights, i, static_cast<int>(std::min<int64_t>(kMostRows, s.last - i)), first, last);
+    for (int64_t i = s.first; i < s.last; i += s.block)
+      multiply_block(weights, i, static_cast<int>(std::min(s.block, s.last - i)), first, last);
   }
 
   void multiply_block(const Weights& weights, int64_t i, int count, int64_t first, int64_t last) {

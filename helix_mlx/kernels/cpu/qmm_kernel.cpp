@@ -103,58 +103,76 @@ struct Slice {
   int group_shift;  // a group is 1 << group_shift codes
 };
 
-// M rows of x by R rows of weights. Each sum is kept in the lanes of one vector and added to in the order of k, so
-// that neither M nor R makes a difference to it.
+// M rows of x by R rows of weights, for the inputs [first, last). Each sum is kept in the lanes of one vector and added
+// to in the order of k, so that neither M nor R nor the way k is cut makes a difference to it.
 template <class Codes, int M, int R>
-void tile(const Slice& slice, const float* x, float* const* y, int64_t n) {
-  V sums[M][R];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; m++)
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) sums[m][r] = zero();
-  const uint8_t* codes = slice.codes + n * slice.row_bytes;
+HELIX_INLINE void tile(const Slice& slice, const float* x, int64_t n, int64_t first, int64_t last, V (&sums)[M][R]) {
+  const uint8_t* codes = slice.codes + n * slice.row_bytes + first / Codes::kSize * Codes::kBytes;
   const float* scales = slice.scales + n * slice.row_groups;
   const float* biases = slice.biases + n * slice.row_groups;
-  for (int64_t k = 0; k < slice.inputs; k += Codes::kSize, codes += Codes::kBytes) {
+  for (int64_t k = first; k < last; k += Codes::kSize, codes += Codes::kBytes, x += M * Codes::kSize) {
     typename Codes::Group groups[R];
     typename Codes::Block blocks[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const int64_t g = r * slice.row_groups + (k >> slice.group_shift);
-      groups[r] = Codes::group(scales[g], biases[g]);
-      blocks[r] = Codes::block(codes + r * slice.row_bytes);
-      // The rows that the next tile reads.
-      __builtin_prefetch(codes + (r + R) * slice.row_bytes);
-    }
-#pragma GCC unroll 8
-    for (int c = 0; c < Codes::kChunks; c++) {
+    unroll<R>([&](auto r) HELIX_LAMBDA {
+      const int64_t g = r.value * slice.row_groups + (k >> slice.group_shift);
+      groups[r.value] = Codes::group(scales[g], biases[g]);
+      blocks[r.value] = Codes::block(codes + r.value * slice.row_bytes);
+      __builtin_prefetch(codes + (r.value + R) * slice.row_bytes);  // the rows that the next tile reads
+    });
+    unroll<Codes::kChunks>([&](auto c) HELIX_LAMBDA {
       V values[R];
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++) values[r] = Codes::values(blocks[r], groups[r], c);
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m++) {
-        const V part = load(x + m * slice.inputs + k + c * kLanes);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) sums[m][r] = fma(part, values[r], sums[m][r]);
-      }
-    }
+      unroll<R>([&](auto r) HELIX_LAMBDA { values[r.value] = Codes::values(blocks[r.value], groups[r.value], c.value); });
+      unroll<M>([&](auto m) HELIX_LAMBDA {
+        const V part = load(x + (c.value * M + m.value) * kLanes);
+        unroll<R>([&](auto r) HELIX_LAMBDA {
+          sums[m.value][r.value] = fma(part, values[r.value], sums[m.value][r.value]);
+        });
+      });
+    });
   }
-  for (int m = 0; m < M; m++)
-    for (int r = 0; r < R; r++) y[m][n + r] = sum(sums[m][r]);
+}
+
+// The inputs that M rows of x may span to stay in the nearest cache while several tiles read them.
+template <class Codes, int M>
+constexpr int64_t kSpan = 24 * 1024 / static_cast<int64_t>(M * sizeof(float) * 64) * 64;
+
+// The tile at n for one span of k: what is not the last span leaves its sums in `kept`.
+template <class Codes, int M, int R>
+void span_of_tile(const Slice& slice, const float* x, float* const* y, int64_t n, int64_t first, V* kept) {
+  const int64_t end = first + kSpan<Codes, M>, last = end < slice.inputs ? end : slice.inputs;
+  V sums[M][R];
+  unroll<M>([&](auto m) HELIX_LAMBDA {
+    unroll<R>([&](auto r) HELIX_LAMBDA { sums[m.value][r.value] = first ? kept[m.value * R + r.value] : zero(); });
+  });
+  tile<Codes, M, R>(slice, x + first * M, n, first, last, sums);
+  unroll<M>([&](auto m) HELIX_LAMBDA {
+    unroll<R>([&](auto r) HELIX_LAMBDA {
+      if (last < slice.inputs)
+        kept[m.value * R + r.value] = sums[m.value][r.value];
+      else
+        y[m.value][n + r.value] = sum(sums[m.value][r.value]);
+    });
+  });
 }
 
 // As many weight rows at a time as the registers hold sums for.
 template <class Codes, int M>
 void multiply_rows(const Slice& slice, const float* x, float* const* y, int64_t count) {
 #if defined(__AVX512F__)
-  constexpr int R = M <= 2 ? 8 : M <= 5 ? 4 : 3;
+  constexpr int R = M == 1 ? 8 : M == 2 ? 6 : 4;
 #else
-  constexpr int R = M <= 2 ? 4 : M <= 4 ? 2 : 1;
+  constexpr int R = M <= 2 ? 4 : 2;
 #endif
-  static_assert(kTileStep % R == 0, "chunks are whole tiles");
-  int64_t n = 0;
-  for (; n + R <= count; n += R) tile<Codes, M, R>(slice, x, y, n);
-  for (; n < count; n++) tile<Codes, M, 1>(slice, x, y, n);
+  static_assert(kTileStep % R == 0, "a step is whole tiles");
+  V kept[kTileStep * M];
+  for (int64_t start = 0; start < count; start += kTileStep) {
+    const int64_t end = start + kTileStep < count ? start + kTileStep : count;
+    for (int64_t k = 0; k < slice.inputs; k += kSpan<Codes, M>) {
+      int64_t n = start;
+      for (; n + R <= end; n += R) span_of_tile<Codes, M, R>(slice, x, y, n, k, kept + (n - start) * M);
+      for (; n < end; n++) span_of_tile<Codes, M, 1>(slice, x, y, n, k, kept + (n - start) * M);
+    }
+  }
 }
 
 template <class Codes>
@@ -165,9 +183,7 @@ void multiply_codes(const Slice& slice, const float* x, int rows, float* const* 
     case 3: return multiply_rows<Codes, 3>(slice, x, y, count);
     case 4: return multiply_rows<Codes, 4>(slice, x, y, count);
     case 5: return multiply_rows<Codes, 5>(slice, x, y, count);
-    case 6: return multiply_rows<Codes, 6>(slice, x, y, count);
-    case 7: return multiply_rows<Codes, 7>(slice, x, y, count);
-    default: return multiply_rows<Codes, 8>(slice, x, y, count);
+    default: return multiply_rows<Codes, 6>(slice, x, y, count);
   }
 }
 
@@ -235,29 +251,29 @@ struct Half {
 };
 
 template <class Codes, class Type>
-void arrange_codes(int64_t inputs, const void* x, int64_t stride, float* to) {
-  int order[Codes::kSize];
-  for (int i = 0; i < Codes::kSize; i++) order[i] = Codes::source(i / kLanes, i % kLanes);
+void arrange_codes(int64_t inputs, const void* x, int64_t stride, float* to, int rows) {
   const auto* from = static_cast<const typename Type::Stored*>(x);
-  for (int64_t k = 0; k < inputs; k += Codes::kSize, to += Codes::kSize, from += Codes::kSize * stride)
-    for (int i = 0; i < Codes::kSize; i++) to[i] = Type::read(from[order[i] * stride]);
+  for (int64_t k = 0; k < inputs; k += Codes::kSize, from += Codes::kSize * stride)
+    for (int chunk = 0; chunk < Codes::kChunks; chunk++, to += rows * kLanes)
+#pragma GCC unroll 16
+      for (int lane = 0; lane < kLanes; lane++) to[lane] = Type::read(from[Codes::source(chunk, lane) * stride]);
 }
 
 template <class Type>
-void arrange_type(const Weights& w, const void* x, int64_t stride, float* to) {
+void arrange_type(const Weights& w, const void* x, int64_t stride, float* to, int rows) {
   if (w.bits == 8)
-    arrange_codes<Bytes, Type>(w.inputs, x, stride, to);
+    arrange_codes<Bytes, Type>(w.inputs, x, stride, to, rows);
   else if (w.group == 32)
-    arrange_codes<Nibbles<32>, Type>(w.inputs, x, stride, to);
+    arrange_codes<Nibbles<32>, Type>(w.inputs, x, stride, to, rows);
   else
-    arrange_codes<Nibbles<64>, Type>(w.inputs, x, stride, to);
+    arrange_codes<Nibbles<64>, Type>(w.inputs, x, stride, to, rows);
 }
 
-void arrange(const Weights& w, const void* x, Scalar type, int64_t stride, float* to) {
+void arrange(const Weights& w, const void* x, Scalar type, int64_t stride, float* to, int rows) {
   switch (type) {
-    case Scalar::float32: return arrange_type<Float>(w, x, stride, to);
-    case Scalar::float16: return arrange_type<Half>(w, x, stride, to);
-    case Scalar::bfloat16: return arrange_type<BFloat>(w, x, stride, to);
+    case Scalar::float32: return arrange_type<Float>(w, x, stride, to, rows);
+    case Scalar::float16: return arrange_type<Half>(w, x, stride, to, rows);
+    case Scalar::bfloat16: return arrange_type<BFloat>(w, x, stride, to, rows);
   }
 }
 
@@ -277,6 +293,6 @@ void store(const float* from, int64_t count, Scalar type, void* to) {
 
 }  // namespace
 
-extern const QmmForm HELIX_FORM(qmm_form){arrange, multiply, store};
+extern const QmmForm HELIX_FORM(qmm_form){kLanes, arrange, multiply, store};
 
 }  // namespace helix
