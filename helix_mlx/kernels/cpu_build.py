@@ -30,8 +30,8 @@ TIMEOUT = 600
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
-_X86 = {"portable": (), "avx2": _AVX2, "avx512": _AVX512}
-_ARM = {"portable": (), "neon": ()}
+_X86: dict[str, tuple[str, ...]] = {"portable": (), "avx2": _AVX2, "avx512": _AVX512}
+_ARM: dict[str, tuple[str, ...]] = {"portable": (), "neon": ()}
 FORMS: dict[str, dict[str, tuple[str, ...]]] = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM, "arm64": _ARM}
 """By machine: what each form of a `*_kernel.cpp` file is compiled with; other machines have the portable one."""
 
@@ -60,16 +60,29 @@ class Toolchain:
         Raises:
             LibraryError: a part of it is missing.
         """
+        version = nanobind_version()
         compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
         if compiler is None:
             raise LibraryError(f"there is no C++ compiler ({', '.join(COMPILERS)}); install one, such as g++")
-        spec = util.find_spec("nanobind")
-        if spec is None or spec.origin is None:
-            raise LibraryError("nanobind is not installed; run: pip install 'helix-mlx[cpu]'")
+        nanobind = util.find_spec("nanobind")
+        assert nanobind is not None
+        assert nanobind.origin is not None
         mlx = Path(mx.__file__).parent
         if not (mlx / "include" / "mlx" / "version.h").exists():
             raise LibraryError(f"the installed mlx brings no headers ({mlx / 'include'}); install it again with pip")
-        return cls(compiler, Path(spec.origin).parent, metadata.version("nanobind"), mlx)
+        return cls(compiler, Path(nanobind.origin).parent, version, mlx)
+
+
+def nanobind_version() -> str:
+    """The version of nanobind that is installed.
+
+    Raises:
+        LibraryError: it is not.
+    """
+    try:
+        return metadata.version("nanobind")
+    except metadata.PackageNotFoundError:
+        raise LibraryError("nanobind is not installed; run: pip install 'helix-mlx[cpu]'") from None
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class Stamp:
     def current(cls, nanobind_version: str) -> Stamp:
         """The stamp of a library that is compiled now."""
         python = f"{sys.implementation.cache_tag}-{sysconfig.get_config_var('SOABI')}"
-        return cls(mx.__version__, python, nanobind_version, _cpu(), _digest(*sorted(SOURCES.glob("*.[ch]*"))))
+        return cls(metadata.version("mlx"), python, nanobind_version, _cpu(), _digest(*sorted(SOURCES.glob("*.[ch]*"))))
 
     @property
     def key(self) -> str:
@@ -139,7 +152,19 @@ def compile_library(toolchain: Toolchain, folder: Path) -> Path:
     library = folder / f"{MODULE}.so"
     mlx = toolchain.mlx / "lib"
     undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-pthread"]
-    _run([toolchain.compiler, "-shared", *objects, f"-L{mlx}", "-lmlx", f"-Wl,-rpath,{mlx}", *undefined, "-o", str(library)])
+    _run(
+        [
+            toolchain.compiler,
+            "-shared",
+            *objects,
+            f"-L{mlx}",
+            "-lmlx",
+            f"-Wl,-rpath,{mlx}",
+            *undefined,
+            "-o",
+            str(library),
+        ]
+    )
     return library
 
 

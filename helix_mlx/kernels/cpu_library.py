@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: found in the cache or compiled on first use, tried, and then used or refused for a reason."""
+"""The compiled CPU kernels: found in the cache or compiled on first use, tried, then used, or refused for a reason."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -14,7 +14,16 @@ from typing import Any
 
 import mlx.core as mx
 
-from helix_mlx.kernels.cpu_build import MODULE, LibraryError, Stamp, Toolchain, compile_library, store, stored
+from helix_mlx.kernels.cpu_build import (
+    MODULE,
+    LibraryError,
+    Stamp,
+    Toolchain,
+    compile_library,
+    nanobind_version,
+    store,
+    stored,
+)
 
 Notice = Callable[[str], None]
 """Is told, in one line, what takes a while or is not as it was wished."""
@@ -60,11 +69,11 @@ def load_library(
     """
     notice = notice or (lambda _: None)
     folder = folder or cache_folder()
-    toolchain = toolchain or Toolchain.find()
-    stamp = Stamp.current(toolchain.nanobind_version)
+    stamp = Stamp.current(toolchain.nanobind_version if toolchain else nanobind_version())
     path = stored(stamp, folder)
     if path is not None:
         return _tried(path, stamp)
+    toolchain = toolchain or Toolchain.find()
     notice(f"Compiling the CPU kernels for this machine with {toolchain.compiler}; this happens once.")
     with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
         compiled = compile_library(toolchain, Path(temporary))
@@ -98,7 +107,7 @@ def _tried(path: Path, stamp: Stamp) -> CpuLibrary:
     return CpuLibrary(module, path)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imported(path: Path) -> Any:
     """The extension module of a file; a process has each at most once."""
     spec = spec_from_loader(MODULE, ExtensionFileLoader(MODULE, str(path)))
