@@ -1,15 +1,15 @@
 #include "attention_job.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "attention_kernel.h"
-#include "mlx/types/half_types.h"
 #include "pool.h"
+#include "scalars.h"
 
 namespace helix {
 namespace {
@@ -31,26 +31,37 @@ const AttentionForm& form() {
 
 int64_t whole(int64_t count, int64_t of) { return (count + of - 1) / of * of; }
 
-// Copies `count` elements as float32.
+template <class Type>
+void widen_type(const void* data, int64_t stride, int64_t count, float* to) {
+  const auto* from = static_cast<const typename Type::Stored*>(data);
+  for (int64_t i = 0; i < count; i++) to[i] = Type::read(from[i * stride]);
+}
+
+template <class Type>
+void narrow_type(const float* from, int64_t count, void* data) {
+  auto* to = static_cast<typename Type::Stored*>(data);
+  for (int64_t i = 0; i < count; i++) to[i] = Type::write(from[i]);
+}
+
+int64_t bytes(Scalar type) { return type == Scalar::float32 ? 4 : 2; }
+
+// Copies `count` elements from `offset` on as float32.
 void widen(const void* data, Scalar type, int64_t offset, int64_t stride, int64_t count, float* to) {
-  auto copy = [=](auto* from) {
-    for (int64_t i = 0; i < count; i++) to[i] = static_cast<float>(from[offset + i * stride]);
-  };
+  const void* from = static_cast<const char*>(data) + offset * bytes(type);
   switch (type) {
-    case Scalar::float32: return copy(static_cast<const float*>(data));
-    case Scalar::float16: return copy(static_cast<const mlx::core::float16_t*>(data));
-    case Scalar::bfloat16: return copy(static_cast<const mlx::core::bfloat16_t*>(data));
+    case Scalar::float32: return widen_type<Float>(from, stride, count, to);
+    case Scalar::float16: return widen_type<Half>(from, stride, count, to);
+    case Scalar::bfloat16: return widen_type<BFloat>(from, stride, count, to);
   }
 }
 
+// Copies `count` elements of float32 to `offset`.
 void narrow(const float* from, Scalar type, int64_t offset, int64_t count, void* data) {
-  auto copy = [=](auto* to) {
-    for (int64_t i = 0; i < count; i++) to[offset + i] = static_cast<std::remove_pointer_t<decltype(to)>>(from[i]);
-  };
+  void* to = static_cast<char*>(data) + offset * bytes(type);
   switch (type) {
-    case Scalar::float32: return copy(static_cast<float*>(data));
-    case Scalar::float16: return copy(static_cast<mlx::core::float16_t*>(data));
-    case Scalar::bfloat16: return copy(static_cast<mlx::core::bfloat16_t*>(data));
+    case Scalar::float32: return narrow_type<Float>(from, count, to);
+    case Scalar::float16: return narrow_type<Half>(from, count, to);
+    case Scalar::bfloat16: return narrow_type<BFloat>(from, count, to);
   }
 }
 
@@ -66,14 +77,14 @@ Floats floats(int64_t count) {
 // Keys or values of one head of one sequence, row by position.
 class Rows {
  public:
-  // `widened` is room for [kSpan, width] floats.
-  Rows(const AttentionJob& job, const Strided& pages, const Strided& tail, int64_t dim, float* widened)
-      : job_(job), pages_(pages), tail_(tail), dim_(dim), width_(whole(dim, kWidth)), widened_(widened),
+  // `widened` is room for [kSpan, width] floats, and `zeros` a row of them.
+  Rows(const AttentionJob& job, const Strided& pages, const Strided& tail, int64_t dim, float* widened,
+       const float* zeros)
+      : job_(job), pages_(pages), tail_(tail), dim_(dim), width_(whole(dim, kWidth)), widened_(widened), zeros_(zeros),
         dense_(job.type == Scalar::float32 && width_ == dim && pages.strides[3] == 1 && tail.strides[3] == 1) {}
 
   // Points `rows` to positions [first, last) of a span, and to zeros what is left of the vectors they touch.
   void find(int64_t b, int64_t h, int64_t span, int first, int last, const float** rows) const {
-    alignas(64) static const float zeros[1024] = {};
     const int64_t committed = job_.committed[b], start = span * kSpan;
     const int32_t* table = job_.table + b * job_.table_width;
     for (int at = first; at < last;) {
@@ -87,8 +98,8 @@ class Rows {
           h * from.strides[2];
       for (; at < end; at++, offset += from.strides[1]) rows[at] = row(from, offset, at);
     }
-    for (int at = first / kWidth * kWidth; at < first; at++) rows[at] = zeros;
-    for (int at = last; at < whole(last, kWidth); at++) rows[at] = zeros;
+    for (int at = first / kWidth * kWidth; at < first; at++) rows[at] = zeros_;
+    for (int at = last; at < whole(last, kWidth); at++) rows[at] = zeros_;
   }
 
  private:
@@ -104,6 +115,7 @@ class Rows {
   const Strided &pages_, &tail_;
   const int64_t dim_, width_;
   float* const widened_;
+  const float* const zeros_;
   const bool dense_;
 };
 
@@ -222,7 +234,8 @@ class Attention {
   }
 
   int64_t span_size() const {
-    return kMostQueries * (key_width_ + kSpan) + key_width_ * kKeyTile + kSpan * (key_width_ + value_width_);
+    return kMostQueries * (key_width_ + kSpan) + key_width_ * kKeyTile + kSpan * (key_width_ + value_width_) +
+        std::max(key_width_, value_width_);
   }
 
   void span(const Item& item, int64_t number, float* memory, const Partial& out) const {
@@ -231,6 +244,8 @@ class Attention {
     float* scores = transposed + key_width_ * kKeyTile;
     float* widened_keys = scores + kMostQueries * kSpan;
     float* widened_values = widened_keys + kSpan * key_width_;
+    float* zeros = widened_values + kSpan * value_width_;
+    std::fill(zeros, zeros + std::max(key_width_, value_width_), 0.0f);
     gather_queries(item, queries);
     int first[kMostQueries], last[kMostQueries];
     int begin = kSpan, end = 0;
@@ -243,9 +258,9 @@ class Attention {
     }
     const float* keys[kSpan];
     const float* values[kSpan];
-    Rows(job_, job_.key_pages, job_.key_tail, job_.key_dim, widened_keys)
+    Rows(job_, job_.key_pages, job_.key_tail, job_.key_dim, widened_keys, zeros)
         .find(item.b, item.head, number, begin, end, keys);
-    Rows(job_, job_.value_pages, job_.value_tail, job_.value_dim, widened_values)
+    Rows(job_, job_.value_pages, job_.value_tail, job_.value_dim, widened_values, zeros)
         .find(item.b, item.head, number, begin, end, values);
     form_.span(
         {keys, values, queries, first, last, item.rows, static_cast<int>(key_width_), static_cast<int>(value_width_),
