@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from helix_mlx.errors import SettingsError
 from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS
 
+CPU_KERNELS = ("auto", "on", "off")
+MAX_CPU_THREADS = 256
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -23,6 +25,8 @@ class EngineConfig:
         drafter: "model" or "none".
         lookahead: 1 reads a cycle's tokens after the next one is enqueued; 0 reads them at once.
         prefill_chunk: positions a prefill pass reads at most.
+        cpu_kernels: whether models on a CPU use our own kernels: "auto" where they can be had, "on" or an error, "off".
+        cpu_threads: threads for those kernels; None takes the cores that the process may use.
 
     Raises:
         SettingsError: a value is out of range.
@@ -35,6 +39,8 @@ class EngineConfig:
     drafter: str = "model"
     lookahead: int = 0
     prefill_chunk: int = 512
+    cpu_kernels: str = "auto"
+    cpu_threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk"):
@@ -54,6 +60,10 @@ class EngineConfig:
             raise SettingsError(f"lookahead is {self.lookahead}, but has to be 0 or 1")
         if self.prefill_chunk < 1:
             raise SettingsError(f"prefill-chunk is {self.prefill_chunk}, but has to be at least 1")
+        if self.cpu_kernels not in CPU_KERNELS:
+            raise SettingsError(f"cpu-kernels is {self.cpu_kernels}, but has to be one of {', '.join(CPU_KERNELS)}")
+        if self.cpu_threads is not None and not 1 <= self.cpu_threads <= MAX_CPU_THREADS:
+            raise SettingsError(f"cpu-threads is {self.cpu_threads}, but has to be between 1 and {MAX_CPU_THREADS}")
 
 
 def check_draft_tokens(draft_tokens: int | None) -> None:

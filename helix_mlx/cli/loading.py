@@ -38,6 +38,7 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
             draft=options["draft"],
             config=config,
             trust_remote_code=options["trust_remote_code"],
+            notice=lambda text: terminal.error_line(f"\r\x1b[K{text}" if terminal.live_errors else text),
         )
 
 

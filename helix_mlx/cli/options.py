@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from helix_mlx.config import EngineConfig, check_draft_tokens, parse_bytes
+from helix_mlx.config import CPU_KERNELS, EngineConfig, check_draft_tokens, parse_bytes
 from helix_mlx.errors import SettingsError
 from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS, VERIFICATIONS, SamplingParams
 
@@ -89,6 +89,8 @@ SETTINGS = (
     Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
     Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Memory for keys and values, such as 2GB."),
     Setting("max-context", EngineConfig, int, "N", "Most tokens of prompt and answer together."),
+    Setting("cpu-kernels", EngineConfig, str, "|".join(CPU_KERNELS), "Helix's own kernels, for models on a CPU."),
+    Setting("cpu-threads", EngineConfig, int, "N", "Threads for them; by default the cores it may use."),
     Setting("lookahead", EngineConfig, int, "0|1", "1 enqueues a cycle before the last one is read."),
 )
 

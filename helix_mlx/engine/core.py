@@ -18,6 +18,7 @@ from helix_mlx.engine.memory import MemoryReport, allocate_pool, report
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.engine.step import tail_slots
 from helix_mlx.errors import ClosedError, MemoryBudgetError, PromptError
+from helix_mlx.kernels import cpu_attention
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import DRAFT, TARGET
@@ -46,6 +47,9 @@ class Core:
             pair = replace(pair, draft=None)
         self.pair = pair
         self.pool, self.config = allocate_pool(pair, config)
+        for number, loaded in enumerate((pair.target, pair.draft)):
+            if pair.kernels.library is not None and loaded is not None and cpu_attention.install(loaded.model):
+                self.pool.direct[number] = pair.kernels.library
         drafter = None
         if pair.draft is not None:
             drafter = DraftModel(pair.draft.model, pair.draft.vocab_size, pair.target.vocab_size)
@@ -99,6 +103,7 @@ class Core:
             "kv_memory": self.config.kv_memory,
             "max_context": self.config.max_context,
             "lookahead": self.config.lookahead,
+            **pair.kernels.settings(),
         }
 
     def draft_length(self, draft_tokens: int | None) -> int:

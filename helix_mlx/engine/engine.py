@@ -16,6 +16,8 @@ from helix_mlx.engine.generation import Cancel, Progress
 from helix_mlx.engine.memory import MemoryReport
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.errors import MemoryBudgetError, PromptError, SettingsError
+from helix_mlx.kernels.cpu_kernels import choose_kernels
+from helix_mlx.kernels.cpu_library import Notice
 from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.models.tokenizer import Message
 from helix_mlx.request import Chunk, Completion, SamplingParams
@@ -30,6 +32,7 @@ def load(
     draft: str | None = None,
     config: EngineConfig | None = None,
     trust_remote_code: bool = False,
+    notice: Notice | None = None,
 ) -> Engine:
     """An engine on a named pair, or on a target and a draft of one's own choice.
 
@@ -38,6 +41,7 @@ def load(
         target, draft: folders or repositories on the hub; draft "none" is plain decoding.
         config: how to run it.
         trust_remote_code: allow models that bring Python code of their own.
+        notice: is told, in a line, what takes a while or is not as it was wished.
 
     Raises:
         HelixError: something named is missing, unreadable, unsafe or does not fit.
@@ -45,7 +49,9 @@ def load(
     config = config or EngineConfig()
     if config.drafter == "none":
         draft = "none"
-    return Engine(load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code), config)
+    kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
+    loaded = load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code)
+    return Engine(loaded.with_kernels(kernels), config)
 
 
 class Engine:

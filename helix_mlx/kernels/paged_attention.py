@@ -7,7 +7,27 @@ that of a contiguous cache, whatever the page size, the batch, or where the tail
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mlx.core as mx
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one layer's keys and values of a batch lie.
+
+    Args:
+        pages: keys and values, each [n_pages, page_size, kv_heads, dim].
+        block_table, committed: as in `gather`.
+        tail: keys and values, each [B, tail_slots, kv_heads, dim], the rows of this pass included.
+        lengths: [B] int32, positions before the rows of this pass.
+    """
+
+    pages: tuple[mx.array, mx.array]
+    block_table: mx.array
+    committed: mx.array
+    tail: tuple[mx.array, mx.array]
+    lengths: mx.array
 
 
 def gather_run(pages: mx.array, run: tuple[int, int], tail: mx.array, limit: int) -> mx.array:
@@ -74,11 +94,7 @@ def attention_mask(lengths: mx.array, rows: int, keys: int, window: int | None) 
 
 def paged_attention(
     queries: mx.array,
-    pages: tuple[mx.array, mx.array],
-    block_table: mx.array,
-    committed: mx.array,
-    tail: tuple[mx.array, mx.array],
-    lengths: mx.array,
+    stored: Stored,
     *,
     scale: float,
     window: int | None = None,
@@ -88,10 +104,7 @@ def paged_attention(
 
     Args:
         queries: [B, query_heads, M, dim]; row i of a sequence sits at position lengths + i.
-        pages: keys and values, each [n_pages, page_size, kv_heads, dim].
-        block_table, committed: as in `gather`.
-        tail: keys and values, each [B, tail_slots, kv_heads, dim], the M rows' own included.
-        lengths: [B] int32.
+        stored: the keys and values of one layer.
         scale: multiplies the scores.
         window: as in `attention_mask`.
         sinks: [query_heads], the attention sinks of models that have them.
@@ -99,7 +112,10 @@ def paged_attention(
     Returns:
         [B, query_heads, M, value_dim].
     """
-    limit = block_table.shape[1] * pages[0].shape[1]
-    keys, values = (gather(p, block_table, committed, t, limit) for p, t in zip(pages, tail, strict=True))
-    mask = attention_mask(lengths, queries.shape[2], keys.shape[2], window)
+    limit = stored.block_table.shape[1] * stored.pages[0].shape[1]
+    keys, values = (
+        gather(pages, stored.block_table, stored.committed, tail, limit)
+        for pages, tail in zip(stored.pages, stored.tail, strict=True)
+    )
+    mask = attention_mask(stored.lengths, queries.shape[2], keys.shape[2], window)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks)

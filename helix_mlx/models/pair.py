@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from mlx.nn.layers.base import Module
 
 from helix_mlx.errors import PairError, SettingsError
+from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
+from helix_mlx.kernels.quantized_matmul import replace_layers
 from helix_mlx.models.loader import LoadedModel, load
 from helix_mlx.models.pairs import named_pair
 from helix_mlx.models.tokenizer import Tokenizer
@@ -15,13 +19,22 @@ DEMONSTRATION = "tiny"
 
 @dataclass(frozen=True)
 class Pair:
-    """What an engine runs. `name` is what people are shown."""
+    """What an engine runs. `name` is what people are shown; `kernels`, what its products are done by on a CPU."""
 
     name: str
     target: LoadedModel
     draft: LoadedModel | None
     tokenizer: Tokenizer
     is_demo: bool = False
+    kernels: CpuKernels = NO_KERNELS
+
+    def with_kernels(self, kernels: CpuKernels) -> Pair:
+        """This pair with layers by those kernels: its models are changed for good."""
+        if kernels.library is not None:
+            for loaded in (self.target, self.draft):
+                if loaded is not None and isinstance(loaded.model, Module):
+                    replace_layers(loaded.model, kernels.library)
+        return replace(self, kernels=kernels)
 
 
 def load_pair(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from helix_mlx.kernels.cpu_library import CpuLibrary
 from helix_mlx.paging.page_allocator import PageAllocator
 
 TARGET, DRAFT = 0, 1
@@ -41,6 +42,8 @@ class PagePool:
     The arrays are allocated once and never grow. Page 0 holds zeros. A page is written whole, once for each
     model, by `write`, and does not change until it is freed. Writing is in place when nothing in flight
     reads the pool: MLX then donates the buffer, and the address of each array stays the same for good.
+    `direct[m]` is the library by which the attention of model m reads pages and tail where they lie; None, as it is
+    at first, gathers them.
 
     Args:
         models: the layers of the target, and of the draft where there is one.
@@ -52,6 +55,7 @@ class PagePool:
         self.page_size = page_size
         self.allocator = PageAllocator(n_pages)
         self.layers = [list(layers) for layers in models]
+        self.direct: list[CpuLibrary | None] = [None for _ in models]
         shape = (n_pages + 1, page_size)
         self.keys = [[mx.zeros((*shape, s.key_heads, s.key_dim), s.dtype) for s in layers] for layers in models]
         self.values = [[mx.zeros((*shape, s.value_heads, s.value_dim), s.dtype) for s in layers] for layers in models]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from helix_mlx.kernels.paged_attention import attention_mask, gather, gather_run
+from helix_mlx.kernels.cpu_attention import InPlace, Sight
+from helix_mlx.kernels.paged_attention import Stored, attention_mask, gather, gather_run
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import ZERO_PAGE
 from helix_mlx.paging.page_pool import PagePool
@@ -218,20 +219,38 @@ class PagedCache:
         """[B] int32, the position of the first row of this pass."""
         return self._view.offset
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write this pass's rows, `[B, heads, M, dim]`, into the tail; return all positions, `[B, heads, S, dim]`."""
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array] | tuple[InPlace, InPlace]:
+        """Write this pass's rows into the tail and return all positions.
+
+        Args:
+            keys, values: [B, heads, M, dim].
+
+        Returns:
+            Keys and values, `[B, heads, S, dim]` each; or, where the model's attention reads pages and tail where
+            they lie, their place, twice.
+        """
         view, layer = self._view, self._layer
         kv = view.kv
         kv.tail.write(layer, view.slot, keys, values)
-        return (
-            view.fetch(kv.pool.keys[kv.model][layer], kv.tail.keys[layer]),
-            view.fetch(kv.pool.values[kv.model][layer], kv.tail.values[layer]),
-        )
+        pages = kv.pool.keys[kv.model][layer], kv.pool.values[kv.model][layer]
+        tail = kv.tail.keys[layer], kv.tail.values[layer]
+        library = kv.pool.direct[kv.model]
+        if library is not None:
+            stored = Stored(pages, view.address.block_table, view.address.committed, tail, view.offset)
+            return InPlace(stored, library), InPlace(stored, library)
+        return view.fetch(pages[0], tail[0]), view.fetch(pages[1], tail[1])
 
-    def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> mx.array | str | None:  # noqa: N803
-        """The mask for `N` rows a sequence: `[B, 1, N, S]`, or mlx-lm's short forms where they say the same."""
-        window = window_size or self._shape.window
-        if self._view.exact and not return_array and (window is None or window >= self._view.limit):
+    def make_mask(
+        self,
+        N: int,  # noqa: N803
+        window_size: int | None = None,
+        return_array: bool = False,
+    ) -> mx.array | str | Sight | None:
+        """The mask for `N` rows a sequence: `[B, 1, N, S]`, or what says the same in short."""
+        view, window = self._view, window_size or self._shape.window
+        if view.kv.pool.direct[view.kv.model] is not None:
+            return Sight(window)
+        if view.exact and not return_array and (window is None or window >= view.limit):
             return None if N == 1 else "causal"
-        mask = self._view.mask(N, window)
+        mask = view.mask(N, window)
         return mask if self._shape.mask_rank == 4 else mx.expand_dims(mask, 1)

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from helix_mlx.kernels.paged_attention import gather, gather_run, paged_attention
+from helix_mlx.kernels.paged_attention import Stored, gather, gather_run, paged_attention
 
 
 def written_out(queries, keys, values, lengths, scale, window, sinks):  # type: ignore[no-untyped-def]
@@ -46,17 +46,9 @@ def test_equals_the_arithmetic_written_out(window: int | None, with_sinks: bool)
         pools.append(mx.array(pool))
         tails.append(mx.array(tail))
     table = mx.array([t + [0] * (6 - len(t)) for t in tables])
-    got = paged_attention(
-        mx.array(queries),
-        (pools[0], pools[1]),
-        table,
-        mx.array(committed),
-        (tails[0], tails[1]),
-        mx.array(lengths),
-        scale=0.3,
-        window=window,
-        sinks=None if sinks is None else mx.array(sinks),
-    )
+    stored = Stored((pools[0], pools[1]), table, mx.array(committed), (tails[0], tails[1]), mx.array(lengths))
+    extra = None if sinks is None else mx.array(sinks)
+    got = paged_attention(mx.array(queries), stored, scale=0.3, window=window, sinks=extra)
     expected = written_out(queries, keys, values, lengths, 0.3, window, sinks)
     np.testing.assert_allclose(np.array(got), expected, rtol=1e-5, atol=1e-5)
 

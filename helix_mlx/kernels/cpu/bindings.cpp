@@ -1,0 +1,160 @@
+// The Python module: the product as an MLX primitive, the settings, and the versions this was compiled for.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
+
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "attention.h"
+#include "isa.h"
+#include "mlx/allocator.h"
+#include "mlx/array.h"
+#include "mlx/backend/common/utils.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/ops.h"
+#include "mlx/primitives.h"
+#include "mlx/utils.h"
+#include "mlx/version.h"
+#include "pool.h"
+#include "qmm.h"
+
+namespace nb = nanobind;
+namespace mx = mlx::core;
+using namespace nb::literals;
+
+namespace helix {
+namespace {
+
+Scalar scalar_of(mx::Dtype type) {
+  if (type == mx::float16) return Scalar::float16;
+  if (type == mx::bfloat16) return Scalar::bfloat16;
+  if (type == mx::float32) return Scalar::float32;
+  throw std::invalid_argument("x is neither float32, float16 nor bfloat16");
+}
+
+// Where each row of x starts, if it is not the place it has in a dense array.
+std::vector<int64_t> row_starts(const mx::array& x) {
+  if (x.flags().row_contiguous) return {};
+  mx::Shape shape(x.shape().begin(), x.shape().end() - 1);
+  mx::Strides strides(x.strides().begin(), x.strides().end() - 1);
+  std::vector<int64_t> starts(x.size() / x.shape(-1));
+  for (size_t i = 0; i < starts.size(); i++) starts[i] = mx::elem_to_loc(static_cast<int64_t>(i), shape, strides);
+  return starts;
+}
+
+// Inputs: x [..., K], codes, scales, biases, and for expert matrices the index of each row's matrix.
+class QuantizedMatmul : public mx::UnaryPrimitive {
+ public:
+  QuantizedMatmul(mx::Stream stream, int group, int bits) : UnaryPrimitive(stream), group_(group), bits_(bits) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+    auto& encoder = mx::cpu::get_command_encoder(stream());
+    for (const mx::array& input : inputs) encoder.set_input_array(input);
+    encoder.set_output_array(out);
+    const mx::array& x = inputs[0];
+    const Weights weights{
+        inputs[1].data<uint32_t>(), inputs[2].data<float>(), inputs[3].data<float>(), inputs[1].shape(-2), x.shape(-1),
+        group_, bits_};
+    const Rows rows{
+        x.data<void>(), out.data<void>(), scalar_of(x.dtype()), static_cast<int64_t>(x.size() / x.shape(-1)), nullptr,
+        x.strides(-1), inputs.size() > 4 ? inputs[4].data<uint32_t>() : nullptr};
+    encoder.dispatch([weights, rows, starts = row_starts(x)]() mutable {
+      Rows placed = rows;
+      if (!starts.empty()) placed.starts = starts.data();
+      quantized_matmul(weights, placed);
+    });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
+    throw std::runtime_error("Helix's CPU kernels run on the CPU only");
+  }
+
+  const char* name() const override { return "HelixQuantizedMatmul"; }
+
+  bool is_equivalent(const mx::Primitive& other) const override {
+    const auto& same = static_cast<const QuantizedMatmul&>(other);
+    return group_ == same.group_ && bits_ == same.bits_;
+  }
+
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
+    mx::Shape shape = inputs[0].shape();
+    shape.back() = inputs[1].shape(-2);
+    return {shape};
+  }
+
+ private:
+  int group_, bits_;
+};
+
+void check_weights(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
+                   int group, int bits) {
+  scalar_of(x.dtype());
+  if ((bits != 4 && bits != 8) || (group != 32 && group != 64 && group != 128))
+    throw std::invalid_argument("the codes have to be of 4 or 8 bits, in groups of 32, 64 or 128");
+  if (codes.dtype() != mx::uint32 || scales.dtype() != mx::float32 || biases.dtype() != mx::float32)
+    throw std::invalid_argument("the codes have to be uint32, scales and biases float32");
+  if (x.ndim() < 1 || codes.ndim() < 2 || scales.shape() != biases.shape() || scales.ndim() != codes.ndim())
+    throw std::invalid_argument("x, codes, scales and biases do not belong together");
+  const int64_t inputs = x.shape(-1);
+  if (inputs % group || int64_t{codes.shape(-1)} * 32 != inputs * bits || int64_t{scales.shape(-1)} * group != inputs ||
+      scales.shape(-2) != codes.shape(-2))
+    throw std::invalid_argument("x, codes, scales and biases differ in their sizes");
+}
+
+mx::array dense(const mx::array& a, mx::Stream stream) {
+  const bool known = a.is_available() && a.flags().row_contiguous;
+  return known ? a : mx::contiguous(a, false, stream);
+}
+
+mx::array product(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
+                  int group, int bits) {
+  check_weights(x, codes, scales, biases, group, bits);
+  if (codes.ndim() != 2) throw std::invalid_argument("the codes have to be one matrix");
+  const mx::Stream stream = mx::to_stream({}, mx::Device::cpu);
+  mx::Shape shape = x.shape();
+  shape.back() = codes.shape(0);
+  return mx::array(
+      shape, x.dtype(), std::make_shared<QuantizedMatmul>(stream, group, bits),
+      {x, dense(codes, stream), dense(scales, stream), dense(biases, stream)});
+}
+
+mx::array gathered_product(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
+                           const mx::array& experts, int group, int bits) {
+  check_weights(x, codes, scales, biases, group, bits);
+  if (codes.ndim() != 3 || x.ndim() < 2) throw std::invalid_argument("the codes have to be a matrix an expert");
+  const mx::Stream stream = mx::to_stream({}, mx::Device::cpu);
+  const mx::Shape before(x.shape().begin(), x.shape().end() - 2);
+  mx::Shape batch = mx::broadcast_shapes(before, experts.shape());
+  mx::Shape whole = batch;
+  whole.insert(whole.end(), {x.shape(-2), x.shape(-1)});
+  mx::Shape each = batch;
+  each.push_back(x.shape(-2));
+  auto index = mx::astype(mx::expand_dims(mx::broadcast_to(experts, batch, stream), -1, stream), mx::uint32, stream);
+  mx::Shape shape = whole;
+  shape.back() = codes.shape(-2);
+  return mx::array(
+      shape, x.dtype(), std::make_shared<QuantizedMatmul>(stream, group, bits),
+      {mx::broadcast_to(x, whole, stream), dense(codes, stream), dense(scales, stream), dense(biases, stream),
+       mx::contiguous(mx::broadcast_to(index, each, stream), false, stream)});
+}
+
+}  // namespace
+}  // namespace helix
+
+NB_MODULE(helix_cpu, module) {
+  module.attr("mlx_version") = MLX_VERSION_NUMERIC;
+  module.def("threads", &helix::threads);
+  module.def("set_threads", &helix::set_threads, "count"_a);
+  module.def("isa", [] { return helix::isa_name(helix::isa()); });
+  module.def("set_isa", [](const std::string& name) { return helix::set_isa(name.c_str()); }, "name"_a);
+  module.def(
+      "quantized_matmul", &helix::product, "x"_a, "codes"_a, "scales"_a, "biases"_a, "group_size"_a, "bits"_a);
+  module.def(
+      "gather_qmm", &helix::gathered_product, "x"_a, "codes"_a, "scales"_a, "biases"_a, "experts"_a, "group_size"_a,
+      "bits"_a);
+  helix::bind_attention(module);
+}

@@ -1,0 +1,170 @@
+"""A product with quantised weights: MLX's own, which is the definition, beside ours on a CPU, and the layers for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.nn.layers.base import Module
+from mlx.utils import tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+
+from helix_mlx.kernels.cpu_library import CpuLibrary
+
+BITS = (4, 8)
+GROUP_SIZES = (32, 64, 128)
+_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+
+
+def quantized_matmul(
+    x: mx.array,
+    weight: mx.array,
+    scales: mx.array,
+    biases: mx.array,
+    group_size: int,
+    bits: int,
+    library: CpuLibrary | None = None,
+) -> mx.array:
+    """x times the transpose of a quantised matrix: `mx.quantized_matmul`, or what our kernels make of it.
+
+    Ours sums each row in the same order however many rows there are, so a row's result is always the same.
+
+    Args:
+        x: `[..., K]`, float32, float16 or bfloat16, of any strides.
+        weight: `[N, K * bits / 32]` uint32, as `mx.quantize` packs it in its affine mode.
+        scales, biases: `[N, K / group_size]`; float32 for our kernels.
+        group_size: 32, 64 or 128.
+        bits: 4 or 8.
+        library: our kernels; None is MLX's own path.
+
+    Returns:
+        `[..., N]` of x's dtype with our kernels, of the widest of the three with MLX.
+
+    Raises:
+        ValueError: our kernels do not know such operands.
+    """
+    if library is None:
+        return mx.quantized_matmul(x, weight, scales, biases, transpose=True, group_size=group_size, bits=bits)
+    return library.module.quantized_matmul(x, weight, scales, biases, group_size, bits)
+
+
+def replace_layers(model: Module, library: CpuLibrary) -> int:
+    """Let our kernels do a model's products with quantised weights, where they know how.
+
+    Linear layers, embeddings and mixtures of experts of 4 or 8 bits are replaced in the model's module tree by layers
+    of the same parameters, whose scales and biases become float32; others stay as they are.
+
+    Returns:
+        How many layers our kernels serve.
+    """
+    made: dict[int, Module] = {}
+    modules = []
+    for path, layer in model.named_modules():
+        kind = _FAST.get(type(layer))
+        if kind is None or not _is_known(layer):
+            continue
+        if id(layer) not in made:  # layers may be shared
+            made[id(layer)] = kind(layer, library)
+        modules.append((path, made[id(layer)]))
+    model.update_modules(tree_unflatten(modules))
+    return len(made)
+
+
+def _is_known(layer: Any) -> bool:
+    operands = [layer.get(name) for name in ("weight", "scales", "biases")]
+    return (
+        layer.mode == "affine"
+        and layer.bits in BITS
+        and layer.group_size in GROUP_SIZES
+        and all(array is not None for array in operands)
+        and operands[0].dtype == mx.uint32
+        and operands[1].dtype in _FLOATS
+    )
+
+
+def _take_over(new: Any, layer: Module, library: CpuLibrary) -> None:
+    """Make a new layer what another one is, with its weights as our kernels want them."""
+    Module.__init__(new)
+    vars(new).update(vars(layer))
+    dict.update(new, layer)
+    new._library = library
+    new._widest = layer["scales"].dtype
+    new["weight"] = mx.contiguous(layer["weight"])
+    for name in ("scales", "biases"):
+        new[name] = mx.contiguous(layer[name].astype(mx.float32))
+    mx.eval(new["weight"], new["scales"], new["biases"])
+
+
+def _widened(x: mx.array, dtype: mx.Dtype) -> mx.array:
+    """An array in the dtype that MLX would give the product."""
+    return x if x.dtype == dtype else x.astype(mx.result_type(x.dtype, dtype))
+
+
+class FastQuantizedLinear(nn.QuantizedLinear):
+    """A quantised linear layer by our kernels.
+
+    Args:
+        layer: the layer that it takes the place of.
+        library: the kernels.
+    """
+
+    def __init__(self, layer: nn.QuantizedLinear, library: CpuLibrary) -> None:
+        _take_over(self, layer, library)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[..., K]` to `[..., N]`."""
+        x = _widened(x, self._widest)
+        y = self._library.module.quantized_matmul(
+            x, self["weight"], self["scales"], self["biases"], self.group_size, self.bits
+        )
+        return y + self["bias"] if "bias" in self else y
+
+
+class FastQuantizedEmbedding(nn.QuantizedEmbedding):
+    """A quantised embedding whose use as an output head is by our kernels.
+
+    Args:
+        layer: the layer that it takes the place of.
+        library: the kernels.
+    """
+
+    def __init__(self, layer: nn.QuantizedEmbedding, library: CpuLibrary) -> None:
+        _take_over(self, layer, library)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Token ids `[...]` to `[..., K]`, by MLX: it is a row a token."""
+        return super().__call__(x).astype(self._widest)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """`[..., K]` to logits `[..., N]`."""
+        return self._library.module.quantized_matmul(
+            _widened(x, self._widest), self["weight"], self["scales"], self["biases"], self.group_size, self.bits
+        )
+
+
+class FastQuantizedSwitchLinear(QuantizedSwitchLinear):
+    """The quantised linear layers of a mixture's experts by our kernels.
+
+    Args:
+        layer: the layer that it takes the place of.
+        library: the kernels.
+    """
+
+    def __init__(self, layer: QuantizedSwitchLinear, library: CpuLibrary) -> None:
+        _take_over(self, layer, library)
+
+    def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
+        """`[..., 1, K]`, each row for the expert of its index, to `[..., 1, N]`."""
+        x = _widened(x, self._widest)
+        y = self._library.module.gather_qmm(
+            x, self["weight"], self["scales"], self["biases"], indices, self.group_size, self.bits
+        )
+        return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
+
+
+_FAST: dict[type[Module], Any] = {
+    nn.QuantizedLinear: FastQuantizedLinear,
+    nn.QuantizedEmbedding: FastQuantizedEmbedding,
+    QuantizedSwitchLinear: FastQuantizedSwitchLinear,
+}

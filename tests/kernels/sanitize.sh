@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Builds the C++ kernels with AddressSanitizer and UndefinedBehaviorSanitizer, then with ThreadSanitizer, and runs a
+# driver of them. Needs g++ or clang++; MLX and nanobind play no part. Takes a minute or two.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+kernels=$(cd "$here/../../helix_mlx/kernels/cpu" && pwd)
+compiler=${CXX:-c++}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+case $(uname -m) in
+  x86_64 | amd64)
+    avx2="-mavx2 -mfma -mf16c"
+    forms=("portable" "avx2 $avx2" "avx512 $avx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl")
+    ;;
+  aarch64 | arm64) forms=("portable" "neon") ;;
+  *) forms=("portable") ;;
+esac
+
+build() { # the name of the result, then the sanitizers' flags
+  local name=$1 objects=() form
+  shift
+  local flags=(-std=c++20 -O1 -g -fno-omit-frame-pointer -ffp-contract=off -w -I"$kernels" "$@")
+  for source in "$kernels"/*_kernel.cpp; do
+    for form in "${forms[@]}"; do
+      read -ra words <<<"$form"
+      local object="$work/$name-$(basename "$source" .cpp)-${words[0]}.o"
+      "$compiler" "${flags[@]}" "-DHELIX_ISA=${words[0]}" "${words[@]:1}" -c "$source" -o "$object" &
+      objects+=("$object")
+    done
+  done
+  for source in "$kernels"/{isa,pool,qmm,attention_job}.cpp "$here"/sanitize_{main,attention}.cpp; do
+    local object="$work/$name-$(basename "$source" .cpp).o"
+    "$compiler" "${flags[@]}" -c "$source" -o "$object" &
+    objects+=("$object")
+  done
+  wait
+  "$compiler" "${flags[@]}" "${objects[@]}" -pthread -o "$work/$name"
+}
+
+echo "address, undefined"
+build address -fsanitize=address,undefined -fno-sanitize-recover=all
+"$work/address"
+echo "thread"
+build thread -fsanitize=thread
+"$work/thread" no-fork

@@ -1,0 +1,268 @@
+"""The product with quantised weights: as exact as MLX's own, and a row's result never depends on the other rows."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+import pytest
+from mlx.utils import tree_flatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+
+from helix_mlx.kernels.cpu_build import FORMS
+from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.quantized_matmul import (
+    BITS,
+    GROUP_SIZES,
+    FastQuantizedEmbedding,
+    FastQuantizedLinear,
+    FastQuantizedSwitchLinear,
+    quantized_matmul,
+    replace_layers,
+)
+
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+INPUTS, OUTPUTS = 1536, 53
+"""More inputs than one pass keeps in the nearest cache for many rows; outputs that no tile divides."""
+
+Quantized = tuple[mx.array, mx.array, mx.array]
+
+
+@pytest.fixture(params=list(FORMS.get(platform.machine().lower(), ("portable",))))
+def library(cpu_library: CpuLibrary, request: pytest.FixtureRequest) -> Iterator[CpuLibrary]:
+    """The library in each form that this processor runs."""
+    if not cpu_library.module.set_isa(request.param):
+        pytest.skip(f"this processor does not run {request.param}")
+    yield cpu_library
+    cpu_library.module.set_isa("auto")
+
+
+def normal(*shape: int, seed: int = 0, dtype: mx.Dtype = mx.float32) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
+
+
+def quantized(group_size: int, bits: int, outputs: int = OUTPUTS, inputs: int = INPUTS) -> Quantized:
+    codes, scales, biases = mx.quantize(normal(outputs, inputs, seed=1), group_size, bits)
+    return codes, scales, biases
+
+
+def doubles(array: mx.array) -> npt.NDArray[np.float64]:
+    return np.array(array.astype(mx.float32)).astype(np.float64)
+
+
+def exact(x: mx.array, weights: Quantized, group_size: int, bits: int) -> npt.NDArray[np.float64]:
+    """The product in float64, from the codes themselves."""
+    codes, scales, biases = (np.array(a.astype(mx.float32) if a.dtype != mx.uint32 else a) for a in weights)
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    values = (codes[..., None] >> shifts & (2**bits - 1)).reshape(codes.shape[0], -1).astype(np.float64)
+    matrix = values * scales.astype(np.float64).repeat(group_size, 1) + biases.astype(np.float64).repeat(group_size, 1)
+    return np.asarray(doubles(x) @ matrix.T)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+@pytest.mark.parametrize("bits", BITS)
+def test_errors_are_no_larger_than_mlxs(library: CpuLibrary, bits: int, group_size: int, dtype: mx.Dtype) -> None:
+    """Scales are in x's dtype for MLX, so that both round their result to it; ours are the same numbers."""
+    weights = quantized(group_size, bits)
+    narrow = (weights[0], weights[1].astype(dtype), weights[2].astype(dtype))
+    wide = (narrow[0], narrow[1].astype(mx.float32), narrow[2].astype(mx.float32))
+    x = normal(24, INPUTS, dtype=dtype)
+    truth = exact(x, narrow, group_size, bits)
+    ours = quantized_matmul(x, *wide, group_size, bits, library)
+    mlxs = quantized_matmul(x, *narrow, group_size, bits)
+    assert ours.dtype == mlxs.dtype == dtype
+    error, allowed = (np.sqrt(np.mean((doubles(y) - truth) ** 2)) for y in (ours, mlxs))
+    assert error <= allowed * 1.001
+    assert np.abs(doubles(ours) - truth).max() <= np.abs(doubles(mlxs) - truth).max() * 1.5
+
+
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+@pytest.mark.parametrize("bits", BITS)
+def test_a_row_is_bitwise_the_same_for_any_number_of_rows(library: CpuLibrary, bits: int, group_size: int) -> None:
+    weights = quantized(group_size, bits)
+    x = normal(33, INPUTS)
+    single = mx.concatenate([quantized_matmul(x[i : i + 1], *weights, group_size, bits, library) for i in range(33)])
+    for rows in (*range(1, 17), 33):
+        assert mx.array_equal(quantized_matmul(x[:rows], *weights, group_size, bits, library), single[:rows]), rows
+
+
+def test_threads_make_no_difference(cpu_library: CpuLibrary) -> None:
+    weights, x = quantized(64, 4, outputs=1000), normal(5, INPUTS)
+    results = []
+    for threads in (1, 2, 3, 7, None):
+        cpu_library.set_threads(threads)
+        results.append(quantized_matmul(x, *weights, 64, 4, cpu_library))
+        mx.eval(results[-1])
+    assert all(mx.array_equal(result, results[0]) for result in results)
+
+
+def strided(kind: str, dtype: mx.Dtype) -> mx.array:
+    """Rows of INPUTS numbers that do not lie one after the other."""
+    match kind:
+        case "every second row":
+            return normal(6, INPUTS, dtype=dtype)[::2]
+        case "part of a wider row":
+            return normal(3, INPUTS + 7, dtype=dtype)[:, 5 : 5 + INPUTS]
+        case "transposed":
+            return normal(INPUTS, 3, dtype=dtype).T
+        case "heads in the middle":
+            return normal(2, 3, 4, INPUTS, dtype=dtype).swapaxes(1, 2)
+        case "repeated":
+            return mx.broadcast_to(normal(1, INPUTS, dtype=dtype), (4, INPUTS))
+        case "backwards":
+            return normal(3, INPUTS, dtype=dtype)[:, ::-1]
+        case _:
+            return normal(2, 1, 3, INPUTS, dtype=dtype)
+
+
+KINDS = (
+    "every second row",
+    "part of a wider row",
+    "transposed",
+    "heads in the middle",
+    "repeated",
+    "backwards",
+    "batched",
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_x_may_lie_anyhow(cpu_library: CpuLibrary, kind: str, dtype: mx.Dtype) -> None:
+    weights = quantized(64, 4)
+    x = strided(kind, dtype)
+    dense = mx.contiguous(x + 0).reshape(-1, INPUTS)
+    y = quantized_matmul(x, *weights, 64, 4, cpu_library)
+    assert y.shape == (*x.shape[:-1], OUTPUTS)
+    assert mx.array_equal(y.reshape(-1, OUTPUTS), quantized_matmul(dense, *weights, 64, 4, cpu_library))
+
+
+def test_no_rows_and_one_vector(cpu_library: CpuLibrary) -> None:
+    weights = quantized(64, 4)
+    assert quantized_matmul(mx.zeros((0, INPUTS)), *weights, 64, 4, cpu_library).shape == (0, OUTPUTS)
+    x = normal(INPUTS)
+    y = quantized_matmul(x, *weights, 64, 4, cpu_library)
+    assert mx.array_equal(y, quantized_matmul(x[None], *weights, 64, 4, cpu_library)[0])
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e-7, 65504.0, 3e38])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_unusual_numbers_come_through(library: CpuLibrary, dtype: mx.Dtype, value: float) -> None:
+    """One input that is not zero, against weights that are one or nothing: the result is that input."""
+    weights = mx.quantize(mx.concatenate([mx.ones((1, 64)), mx.zeros((1, 64))]), 64, 4)
+    x = mx.zeros((1, 64), dtype)
+    x[0, 3] = value
+    y = quantized_matmul(x, *weights, 64, 4, library)
+    assert mx.array_equal(y[0, 0], x[0, 3], equal_nan=True)
+
+
+def test_it_is_lazy_and_can_be_traced(cpu_library: CpuLibrary) -> None:
+    weights, x = quantized(64, 4), normal(3, INPUTS)
+
+    def chain(x: mx.array) -> mx.array:
+        y = quantized_matmul(mx.tanh(x), *weights, 64, 4, cpu_library)
+        return mx.softmax(y + 1, axis=-1)
+
+    assert mx.array_equal(mx.compile(chain)(x), chain(x))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"x": mx.zeros((1, 63))}, "sizes"),
+        ({"x": mx.zeros((1, 64), mx.int32)}, "neither float32"),
+        ({"scales": mx.zeros((8, 1), mx.float16)}, "float32"),
+        ({"biases": mx.zeros((8, 2))}, "belong together"),
+        ({"weight": mx.zeros((7, 8), mx.uint32)}, "sizes"),
+        ({"bits": 3}, "4 or 8 bits"),
+        ({"group_size": 16}, "groups of 32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(cpu_library: CpuLibrary, changes: dict[str, Any], told: str) -> None:
+    codes, scales, biases = mx.quantize(normal(8, 64), 64, 4)
+    operands = {
+        "x": mx.zeros((1, 64)),
+        "weight": codes,
+        "scales": scales,
+        "biases": biases,
+        "group_size": 64,
+        "bits": 4,
+    }
+    with pytest.raises(ValueError, match=told):
+        quantized_matmul(**{**operands, **changes}, library=cpu_library)
+
+
+class Tower(nn.Module):
+    """One layer of every kind that is replaced, and some that are not."""
+
+    def __init__(self) -> None:
+        self.embedding = nn.QuantizedEmbedding(40, 128, 64, 4)
+        self.layers = [nn.QuantizedLinear(128, 128, bias=True, group_size=32, bits=8), nn.Linear(128, 128)]
+        self.experts = QuantizedSwitchLinear(128, 64, 5, bias=True, group_size=64, bits=4)
+        self.odd = nn.QuantizedLinear(128, 64, bias=False, group_size=64, bits=6)
+        self.micro = nn.QuantizedLinear(128, 64, bias=False, mode="mxfp4")
+        self.shared = self.layers[0]
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    leaves: Any = tree_flatten(model.parameters())
+    return {name: array.shape for name, array in leaves}
+
+
+def test_layers_are_replaced_where_we_know_how(cpu_library: CpuLibrary) -> None:
+    tower = Tower()
+    before = shapes(tower)
+    assert replace_layers(tower, cpu_library) == 3
+    assert isinstance(tower.embedding, FastQuantizedEmbedding)
+    assert isinstance(tower.layers[0], FastQuantizedLinear)
+    assert tower.shared is tower.layers[0]
+    assert isinstance(tower.experts, FastQuantizedSwitchLinear)
+    assert [type(layer) for layer in (tower.layers[1], tower.odd, tower.micro)] == [
+        nn.Linear,
+        nn.QuantizedLinear,
+        nn.QuantizedLinear,
+    ]
+    assert shapes(tower) == before
+    assert replace_layers(tower, cpu_library) == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_replaced_layers_say_what_mlxs_say(cpu_library: CpuLibrary, dtype: mx.Dtype) -> None:
+    mx.random.seed(3)
+    tower = Tower()
+    tower.set_dtype(dtype)
+    x, ids = normal(2, 3, 128, dtype=dtype), mx.array([[1, 39, 7]])
+    experts = mx.array([[[4, 0], [1, 1], [2, 4]], [[3, 2], [0, 4], [1, 0]]])
+
+    def results() -> list[mx.array]:
+        return [
+            tower.embedding(ids),
+            tower.embedding.as_linear(x),
+            tower.layers[0](x),
+            tower.experts(x[:, :, None, None, :], experts),
+        ]
+
+    expected = results()
+    mx.eval(expected)
+    replace_layers(tower, cpu_library)
+    for ours, mlxs in zip(results(), expected, strict=True):
+        assert (ours.shape, ours.dtype) == (mlxs.shape, mlxs.dtype)
+        tolerance = 1e-4 if dtype == mx.float32 else 4e-2
+        assert mx.allclose(ours, mlxs, rtol=tolerance, atol=tolerance)
+
+
+def test_an_experts_row_is_the_same_in_any_company(cpu_library: CpuLibrary) -> None:
+    codes, scales, biases = mx.quantize(normal(6, 40, 512), 64, 4)
+    x, chosen = normal(21, 1, 512), mx.array([i * 7 % 6 for i in range(21)])
+    gather = cpu_library.module.gather_qmm
+    together = gather(x, codes, scales, biases, chosen, 64, 4)
+    for i in range(21):
+        e = i * 7 % 6
+        assert mx.array_equal(gather(x[i : i + 1], codes, scales, biases, chosen[i : i + 1], 64, 4)[0], together[i])
+        assert mx.array_equal(quantized_matmul(x[i], codes[e], scales[e], biases[e], 64, 4, cpu_library), together[i])
