@@ -60,14 +60,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
         "rope_scaling": None,
     },
-    "gpt_bigcode": {
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_inner": 48,
-        "n_head": 4,
-        "n_positions": 256,
-        "layer_norm_epsilon": 1e-5,
-    },
     "mixtral": {**_BASE, "num_local_experts": 4, "num_experts_per_tok": 2},
     "cohere2": {
         **_BASE,
@@ -95,3 +87,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "moe_layer_freq": 1,
     },
 }
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "gpt_bigcode": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_inner": 48,
+        "n_head": 4,
+        "n_positions": 256,
+        "layer_norm_epsilon": 1e-5,
+    },
+}
+"""Families that Helix does not run."""

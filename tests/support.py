@@ -25,9 +25,9 @@ VOCAB = 96
 
 def random_model(family: str, seed: int = 0, **changes: Any) -> LoadedModel:
     """A model of an mlx-lm family with random float32 weights, spread so that its texts are not all alike."""
-    from tests.families import FAMILIES
+    from tests.families import FAMILIES, REFUSED
 
-    config = {"model_type": family, "vocab_size": VOCAB, **FAMILIES[family], **changes}
+    config = {"model_type": family, "vocab_size": VOCAB, **(FAMILIES | REFUSED)[family], **changes}
     module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs.from_dict(config))

@@ -16,7 +16,6 @@ from tests.support import plain, prompt, random_model, random_pair
 
 PROMPT_LENGTHS = (5, 33, 1, 16, 64, 17, 8, 50)
 NEW = 40
-REFUSED = {"gpt_bigcode"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_seeded_text_is_plain_decodings(
                     assert texts(engine, prompts[:batch], count, **settings) == expected[:batch], (count, batch)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - REFUSED))
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_families_say_what_mlx_lm_says(family: str) -> None:
     """Each family with an unrelated draft, alone and in a ragged batch, past the window where it has one."""
     loaded = random_model(family)
