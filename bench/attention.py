@@ -28,7 +28,7 @@ from helix_mlx.kernels.paged_attention import Stored
 from helix_mlx.kernels.paged_attention import paged_attention as definition
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import TARGET, LayerShape, PagePool
-from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.paging.paged_cache import PagedKV, commit
 
 HEADS, KV_HEADS, DIM = 32, 4, 64
 PAGE = 16
@@ -55,7 +55,8 @@ class Case:
         kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), past + PAGE)
         kv.tail.write(0, mx.array([0], mx.int32), keys, values)
         mx.eval(kv.tail.keys, kv.tail.values)
-        kv.commit([past - 1])
+        mx.synchronize()
+        commit([kv], [[past - 1]])
         kv.tail = kv.tail.resized(2 * PAGE + rows)
         cache = KVCache()
         cache.update_and_fetch(keys, values)

@@ -18,7 +18,7 @@ from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import TARGET
-from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.request import SamplingParams
 from tests.families import FAMILIES
 from tests.support import plain, pool_addresses, prompt, random_model, random_pair
@@ -90,7 +90,7 @@ def logits(pair: Pair, page_size: int) -> list[mx.array]:
                 part = mx.array([tokens[at : at + rows]])
                 out = pair.target.model(part, cache=kv.caches(mx.array([at], mx.int32), at + rows, exact=True))
                 mx.eval(out, kv.tail.keys, kv.tail.values)
-                kv.commit([at + rows - 1])
+                commit([kv], [[at + rows - 1]])
             kv.tables[0].truncate(0)
             found.append(out[0, -1])
     return found
