@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from helix_mlx import __version__
+from helix_mlx.cli.interrupt import INTERRUPTED
 from helix_mlx.errors import HelixError
 
 COMMANDS = {
@@ -22,8 +24,7 @@ COMMANDS = {
 """Each command's module; the command in it has the command's name and ends in `_command`."""
 
 USER_ERROR = 2
-INTERRUPTED = 130
-BROKEN_PIPE = 1
+UNWRITABLE = 1
 
 
 class Program(click.Group):
@@ -56,23 +57,30 @@ class Program(click.Group):
             code = _fail(_with_hint(error))
         except (click.Abort, KeyboardInterrupt):
             code = INTERRUPTED
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+                raise
+            # Nobody reads any more, which is no mistake; or the disk is full.
+            code = UNWRITABLE if error.errno == errno.EPIPE else _fail(f"cannot write: {error.strerror}")
             _silence_stdout()
-            code = BROKEN_PIPE
         sys.exit(code if isinstance(code, int) else 0)
 
 
 @click.group(
     cls=Program,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="helix-mlx")
-def program() -> None:
+@click.pass_context
+def program(ctx: click.Context, /) -> None:
     """Exact speculative decoding of language models on MLX.
 
     A small draft model proposes tokens, a large target checks them all in one pass; the text is what the target alone
     would have said.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from helix_mlx import __version__
+from helix_mlx.cli.interrupt import ctrl_c_as_flag
 from helix_mlx.cli.keyboard import Keyboard, history_file
 from helix_mlx.cli.loading import open_engine
 from helix_mlx.cli.options import sampling_params, settings_options
@@ -32,7 +33,8 @@ def chat_command(ctx: click.Context, /, **options: Any) -> None:
         repl = Repl(engine, talk, terminal, params, options["system"])
         greet(engine, terminal, keyboard.interactive)
         try:
-            converse(repl, keyboard)
+            with ctrl_c_as_flag():  # so that a second Ctrl-C, right after the first, ends nothing
+                converse(repl, keyboard)
         finally:
             keyboard.remember()
 
@@ -40,7 +42,7 @@ def chat_command(ctx: click.Context, /, **options: Any) -> None:
 def greet(engine: ChatEngine, terminal: Terminal, interactive: bool) -> None:
     """Say what is running; of the demonstration pair also what it is, and how to fetch a real one."""
     demo = (
-        f"{engine.name} is a demonstration pair: it knows a little about Helix and Python's standard library. "
+        f"{engine.name} is a demonstration pair: it knows a little of Helix and Python's library.\n"
         "`helix-mlx pairs` lists real ones, `helix-mlx chat --pair NAME` fetches one."
     )
     if interactive:
@@ -54,12 +56,18 @@ def greet(engine: ChatEngine, terminal: Terminal, interactive: bool) -> None:
 def converse(repl: Repl, keyboard: Keyboard) -> None:
     """Take lines until the user leaves.
 
+    At a keyboard an error is shown and the chat goes on, and Ctrl-C ends an answer. In a pipe both end the chat.
+
     Raises:
-        HelixError: a line from a pipe cannot be answered. At a keyboard the error is shown, and the chat goes on.
+        HelixError: a line from a pipe cannot be answered.
+        KeyboardInterrupt: Ctrl-C was pressed, and the lines come from a pipe.
     """
     while True:
         try:
-            line = keyboard.read()
+            if not respond(repl, keyboard.read()):
+                return
+            if repl.stopped and not keyboard.interactive:
+                raise KeyboardInterrupt
         except EOFError:
             if keyboard.interactive:
                 repl.terminal.line()
@@ -69,10 +77,6 @@ def converse(repl: Repl, keyboard: Keyboard) -> None:
                 raise
             repl.terminal.line()
             repl.terminal.line("Ctrl-D or /quit leaves.", DIM)
-            continue
-        try:
-            if not respond(repl, line):
-                return
         except HelixError as error:
             if not keyboard.interactive:
                 raise

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from helix_mlx.cli.interrupt import ctrl_c_as_flag
+from helix_mlx.cli.interrupt import INTERRUPTED, ctrl_c_as_flag
 from helix_mlx.cli.loading import open_engine
 from helix_mlx.cli.options import Options, sampling_params, settings_options
 from helix_mlx.cli.progress import ProgressBar
 from helix_mlx.cli.status import status_line
 from helix_mlx.cli.terminal import DIM, Terminal
+from helix_mlx.cli.text import checked_text, not_utf8
 from helix_mlx.errors import PromptError
 from helix_mlx.request import Chunk, Completion, SamplingParams
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from helix_mlx.engine.engine import Engine
 
 
-@click.command("generate")
+@click.command("generate", short_help="Answer one prompt.")
 @click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text, tokens, stats, settings.")
@@ -40,7 +41,7 @@ def generate_command(ctx: click.Context, /, prompt: str | None, raw: bool, as_js
             completion = _complete(engine, text, params, raw, options)
             terminal.line(json.dumps(completion.to_json(), ensure_ascii=False))
         elif _stream(engine, text, params, raw, options, terminal):
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
 def read_prompt(argument: str | None) -> str:
@@ -53,16 +54,15 @@ def read_prompt(argument: str | None) -> str:
         raise PromptError("there is no prompt; give one as an argument, or on standard input")
     try:
         text = sys.stdin.read().removesuffix("\n") if argument in (None, "-") else str(argument)
-        text.encode("utf-8")
-    except UnicodeError:
-        raise PromptError("the prompt is not text in UTF-8; convert it first") from None
+    except UnicodeDecodeError:
+        raise not_utf8() from None
     if not text.strip():
         raise PromptError("the prompt is empty; give some text")
-    return text
+    return checked_text(text)
 
 
 def _messages(text: str, options: Options) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": options["system"]}] if options["system"] else []
+    system = [{"role": "system", "content": checked_text(options["system"])}] if options["system"] else []
     return [*system, {"role": "user", "content": text}]
 
 

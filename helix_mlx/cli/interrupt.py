@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C has ended, as shells have it."""
+
 
 @contextmanager
 def ctrl_c_as_flag() -> Iterator[Callable[[], bool]]:
@@ -23,5 +26,15 @@ def ctrl_c_as_flag() -> Iterator[Callable[[], bool]]:
     before = signal.signal(signal.SIGINT, note)
     try:
         yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def ctrl_c_as_exception() -> Iterator[None]:
+    """While the body runs, Ctrl-C raises KeyboardInterrupt, whatever it does outside."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGINT, before)

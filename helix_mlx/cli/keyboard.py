@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from helix_mlx.cli.interrupt import ctrl_c_as_exception
 from helix_mlx.cli.terminal import Terminal
+from helix_mlx.cli.text import checked_text, not_utf8
 from helix_mlx.cli.transcript import write_beside
 
 LINES_KEPT = 1000
@@ -37,16 +39,18 @@ class Keyboard:
         Raises:
             EOFError: there is none.
             KeyboardInterrupt: Ctrl-C was pressed.
+            PromptError: the line is no text.
         """
-        if not self.interactive:
-            line = sys.stdin.readline()
-            if not line:
-                raise EOFError
-            return line.rstrip("\n")
-        line = input(self._prompt())
+        try:
+            with ctrl_c_as_exception():
+                line = input(self._prompt()) if self.interactive else sys.stdin.readline()
+        except UnicodeDecodeError:
+            raise not_utf8() from None
+        if not self.interactive and not line:
+            raise EOFError
         if line.strip():
-            self._typed.append(" ".join(line.split("\n")))
-        return line
+            self._typed.append(" ".join(line.splitlines()))
+        return checked_text(line.rstrip("\n"))
 
     def remember(self) -> None:
         """Add what was typed to the history file; a place that cannot be written is no reason to complain."""

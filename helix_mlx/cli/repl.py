@@ -9,6 +9,7 @@ from helix_mlx.cli.interrupt import ctrl_c_as_flag
 from helix_mlx.cli.progress import ProgressBar
 from helix_mlx.cli.status import status_line
 from helix_mlx.cli.terminal import DIM, SHADE, Terminal
+from helix_mlx.cli.text import checked_text
 from helix_mlx.errors import HelixError, MemoryBudgetError, PromptError
 from helix_mlx.request import Chunk, SamplingParams, Stats
 
@@ -75,6 +76,7 @@ class Repl:
         draft_tokens: K of the next answer; None leaves it to the engine.
         messages: the conversation so far, a system message first where there is one.
         last_stats: what the last answer cost, if there was one.
+        stopped: whether Ctrl-C ended the last answer.
 
     Args:
         engine: what answers.
@@ -94,6 +96,7 @@ class Repl:
         self.draft_tokens = engine.config.draft_tokens
         self.messages: list[Message] = []
         self.last_stats: Stats | None = None
+        self.stopped = False
         self.set_system(system)
 
     @property
@@ -104,6 +107,7 @@ class Repl:
 
     def set_system(self, text: str | None) -> None:
         """Replace the system message, or take it away."""
+        text = checked_text(text) if text else None
         rest = self.messages[1:] if self.system is not None else self.messages
         self.messages = [{"role": "system", "content": text}, *rest] if text else list(rest)
 
@@ -124,12 +128,14 @@ class Repl:
         if answer:
             self.messages = [*asked, {"role": "assistant", "content": answer}]
         self.last_stats = last.stats or self.last_stats
+        self.stopped = last.finish_reason == "cancelled"
         if not self.terminal.live:
             return
         if answer and last.stats:
             self.terminal.line(status_line(last), DIM)
-        elif last.finish_reason == "cancelled":
-            self.terminal.line("stopped before the first word; your message was taken back", DIM)
+        else:
+            ended = "stopped before the first word" if self.stopped else "there was no answer"
+            self.terminal.line(f"{ended}; your message was taken back", DIM)
 
     def _show_answer(self, messages: list[Message]) -> tuple[str, Chunk]:
         """Stream an answer to the terminal; return its text and its last chunk."""
@@ -147,7 +153,7 @@ class Repl:
             finally:
                 bar.wipe()
                 painter.end()
-        if said or last.stats:
+        if not said.endswith("\n"):
             self.terminal.line()
         return said, last
 

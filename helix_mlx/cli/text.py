@@ -1,0 +1,23 @@
+"""Text from outside, which may be none."""
+
+from __future__ import annotations
+
+from helix_mlx.errors import PromptError
+
+
+def checked_text(text: str) -> str:
+    """The same text.
+
+    Raises:
+        PromptError: it holds bytes that were no UTF-8, which Python hands on as lone surrogates.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise not_utf8() from None
+    return text
+
+
+def not_utf8() -> PromptError:
+    """The error for bytes that are no text."""
+    return PromptError("this is not text in UTF-8; convert it first")
