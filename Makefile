@@ -1,5 +1,6 @@
 # Helix from a fresh clone: `make chat`, `make test`. Needs Python 3.10 or later, and nothing else.
 
+comma := ,
 VENV := .venv
 BIN := $(VENV)/bin
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
@@ -8,6 +9,8 @@ SUITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
 FIND = for p in $(PYTHON) $(CANDIDATES); do if $$p -c "$(SUITS)" >/dev/null 2>&1; then echo $$p; break; fi; done
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS ?=
+# Models run on the CPU where there is no Mac's GPU: there the kernels for it are worth having.
+CPU := $(if $(filter Linux,$(shell uname -s)),$(comma)cpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help chat test lint types clean
@@ -49,15 +52,15 @@ $(VENV)/python:
 
 $(VENV)/installed: pyproject.toml | $(VENV)/python
 	@echo "Installing Helix into $(VENV); this happens once and takes a minute or two."
-	@$(PIP) --editable .
+	@$(PIP) --editable "$(if $(CPU),.[cpu],.)"
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(VENV)/python
 	@echo "Installing Helix and its test tools into $(VENV); this happens once and takes a minute or two."
-	@$(PIP) --editable ".[test]"
+	@$(PIP) --editable ".[test$(CPU)]"
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/python
 	@echo "Installing Helix with test tools, ruff and mypy into $(VENV); this happens once."
-	@$(PIP) --editable ".[dev]"
+	@$(PIP) --editable ".[dev$(CPU)]"
 	@touch $@ $(VENV)/installed $(VENV)/installed-test

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map_with_path
 from mlx_lm.generate import generate_step
@@ -16,6 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from helix_mlx.engine.core import Core
+from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
 from helix_mlx.models.loader import LoadedModel, probe
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.tokenizer import Tokenizer
@@ -68,6 +70,17 @@ def random_pair(target: str = "llama", draft: str | None = "llama", **changes: A
         random_model(draft, 7) if draft else None,
         byte_tokenizer(),
     )
+
+
+def quantized_pair(kernels: CpuKernels = NO_KERNELS) -> Pair:
+    """A random pair in 4 bits, with its layers by the kernels given."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+    target, draft = random_model("llama", 0, **sizes), random_model("llama", 7, **sizes)
+    for loaded in (target, draft):
+        assert isinstance(loaded.model, nn.Module)
+        nn.quantize(loaded.model, group_size=32, bits=4)
+        mx.eval(loaded.model.parameters())
+    return Pair("quantized", target, draft, byte_tokenizer()).with_kernels(kernels)
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "helix_mlx.cli.chat",
     "generate": "helix_mlx.cli.generate",
     "pairs": "helix_mlx.cli.pairs",
+    "doctor": "helix_mlx.cli.doctor",
 }
 """Each command's module; the command in it has the command's name and ends in `_command`."""
 

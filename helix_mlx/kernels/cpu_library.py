@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -75,20 +76,23 @@ def load_library(
         return _tried(path, stamp)
     toolchain = toolchain or Toolchain.find()
     notice(f"Compiling the CPU kernels for this machine with {toolchain.compiler}; this happens once.")
-    with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
-        compiled = compile_library(toolchain, Path(temporary))
-        path = store(stamp, compiled, folder)
-        if path is None:
-            notice(f"{folder} cannot be written, so the CPU kernels will be compiled again next time.")
-        return _tried(path or compiled, stamp)
+    try:
+        with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
+            compiled = compile_library(toolchain, Path(temporary))
+            path = store(stamp, compiled, folder)
+            if path is None:
+                notice(f"{folder} cannot be written, so the CPU kernels will be compiled again next time.")
+            return _tried(path or compiled, stamp)
+    except OSError as error:
+        raise LibraryError(f"there is no room to compile: {' '.join(str(error).split())[:200]}") from error
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept for this user; a temporary folder's name where there is no home."""
+    """Where compiled kernels are kept for this user; without a home, a folder that cannot be."""
     try:
         home = Path.home()
     except RuntimeError:
-        home = Path(tempfile.gettempdir())
+        home = Path(os.devnull)  # never a shared folder: whoever writes there could have us load anything
     caches = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
     return caches / "helix-mlx" / "cpu-kernels"
 

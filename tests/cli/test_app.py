@@ -23,7 +23,9 @@ print("loaded:", *[name for name in {heavy!r} if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["chat", "--help"], ["generate", "-h"], ["pairs", "-h"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["chat", "--help"], ["generate", "-h"], ["pairs", "-h"], ["doctor", "-h"]]
+)
 def test_help_loads_nothing_heavy(words: list[str]) -> None:
     code = ASK_HELP.format(words=words, heavy=HEAVY)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -33,7 +35,7 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
 def test_help_lists_every_command(run: Run) -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("chat", "generate", "pairs"):
+    for command in ("chat", "generate", "pairs", "doctor"):
         assert command in result.output
 
 

@@ -9,18 +9,22 @@ import pytest
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
+from helix_mlx.kernels.cpu_kernels import CpuKernels
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import SamplingParams
 from tests.families import FAMILIES
-from tests.support import plain, prompt, random_model, random_pair
+from tests.support import plain, prompt, quantized_pair, random_model, random_pair
 
 PROMPT_LENGTHS = (5, 33, 1, 16, 64, 17, 8, 50)
 NEW = 40
 
 
-@pytest.fixture(scope="module")
-def pair() -> Pair:
-    return random_pair()
+@pytest.fixture(scope="module", params=["off", "on"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """With MLX's own products and attention, and with the CPU kernels': the text is the target's own in both."""
+    if request.param == "off":
+        return random_pair()
+    return quantized_pair(CpuKernels(request.getfixturevalue("cpu_library"), ""))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@
 
 using namespace helix;
 
+void sanitize_attention();  // in sanitize_attention.cpp
+
 void sanitize_attention();  // sanitize_attention.cpp
 
 namespace {

@@ -125,3 +125,19 @@ def test_an_engine_without_the_kernels_is_served_as_before(kernels: CpuKernels) 
     with Engine(pair, EngineConfig(max_context=256)) as engine:
         assert engine._core.pool.direct == [None, None]
         assert texts(engine, [prompt(20)], 4) == [before]
+
+
+def test_a_family_that_has_changed_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another mlx-lm may not call its attention by that name, or may look at what the cache returns."""
+    model: Any = random_model("qwen2").model
+    assert cpu_attention.install(model)
+    attention = type(model.layers[0].self_attn)
+    original = attention.__call__
+
+    def looking(self: Any, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        return original(self, x, None, cache)
+
+    monkeypatch.setattr(attention, "__call__", looking)
+    assert not cpu_attention.install(model)
+    monkeypatch.setattr(attention, "__call__", lambda self, x, mask=None, cache=None: x)
+    assert not cpu_attention.install(model)

@@ -21,7 +21,7 @@ from helix_mlx.errors import SettingsError
 from helix_mlx.kernels import cpu_build
 from helix_mlx.kernels.cpu_build import LibraryError, Stamp, Toolchain, stored
 from helix_mlx.kernels.cpu_kernels import choose_kernels
-from helix_mlx.kernels.cpu_library import CpuLibrary, load_library, smoke_test
+from helix_mlx.kernels.cpu_library import CpuLibrary, cache_folder, load_library, smoke_test
 
 COMPILER = """#!{python}
 import shutil, sys, time
@@ -149,6 +149,25 @@ def test_a_cache_that_cannot_be_written_is_done_without(bench: Bench, tmp_path: 
     assert product(library) == 64.0
     assert not library.path.exists()
     assert "cannot be written" in bench.told[-1]
+
+
+def test_without_a_home_nothing_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    bench.folder = cache_folder()
+    assert product(bench.load()) == 64.0
+    assert "cannot be written" in bench.told[-1]
+
+
+def test_a_full_disk_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**settings: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    with pytest.raises(LibraryError, match="No space left on device"):
+        bench.load()
 
 
 def test_two_processes_may_compile_at_once(cpu_library: CpuLibrary, tmp_path: Path) -> None:
