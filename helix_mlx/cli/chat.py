@@ -18,9 +18,10 @@ from helix_mlx.errors import HelixError
 
 
 @click.command("chat")
+@click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, stats.")
 @settings_options
 @click.pass_context
-def chat_command(ctx: click.Context, /, **options: Any) -> None:
+def chat_command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     """Talk to a pair. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
 
     Standard input may also be a pipe: a message a line, and only the answers are printed.
@@ -30,7 +31,7 @@ def chat_command(ctx: click.Context, /, **options: Any) -> None:
     params = sampling_params(options)
     keyboard = Keyboard(terminal, history_file(environment))
     with open_engine(options, terminal) as engine, engine.conversation() as talk:
-        repl = Repl(engine, talk, terminal, params, options["system"])
+        repl = Repl(engine, talk, terminal, params, options["system"], as_json)
         greet(engine, terminal, keyboard.interactive)
         try:
             with ctrl_c_as_flag():  # so that a second Ctrl-C, right after the first, ends nothing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -84,14 +85,22 @@ class Repl:
         terminal: where answers go.
         params: the settings to begin with.
         system: a system message, if any.
+        as_json: print each answer as a line of JSON, once it is whole.
     """
 
     def __init__(
-        self, engine: ChatEngine, talk: Talk, terminal: Terminal, params: SamplingParams, system: str | None = None
+        self,
+        engine: ChatEngine,
+        talk: Talk,
+        terminal: Terminal,
+        params: SamplingParams,
+        system: str | None = None,
+        as_json: bool = False,
     ) -> None:
         self.engine = engine
         self.talk = talk
         self.terminal = terminal
+        self.as_json = as_json
         self.params = params
         self.draft_tokens = engine.config.draft_tokens
         self.messages: list[Message] = []
@@ -129,7 +138,11 @@ class Repl:
             self.messages = [*asked, {"role": "assistant", "content": answer}]
         self.last_stats = last.stats or self.last_stats
         self.stopped = last.finish_reason == "cancelled"
-        if not self.terminal.live:
+        if self.as_json:
+            stats = last.stats.to_json() if last.stats else None
+            found = {"text": answer, "finish_reason": last.finish_reason, "stats": stats}
+            self.terminal.line(json.dumps(found, ensure_ascii=False))
+        if self.as_json or not self.terminal.live:
             return
         if answer and last.stats:
             self.terminal.line(status_line(last), DIM)
@@ -148,12 +161,13 @@ class Repl:
             try:
                 for last in chunks:
                     bar.wipe()
-                    painter.write(last.text, last.from_draft)
+                    if not self.as_json:
+                        painter.write(last.text, last.from_draft)
                     said += last.text
             finally:
                 bar.wipe()
                 painter.end()
-        if not said.endswith("\n"):
+        if not said.endswith("\n") and not self.as_json:
             self.terminal.line()
         return said, last
 

@@ -149,7 +149,10 @@ def _shown(value: object, otherwise: str) -> str:
 
 
 def _note(repl: Repl, text: str) -> bool:
-    repl.terminal.line(text, DIM)
+    if repl.as_json:
+        repl.terminal.error_line(text)  # a script reads the answers alone
+    else:
+        repl.terminal.line(text, DIM)
     return True
 
 

@@ -59,6 +59,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a raw text, with the model's own start token unless the text begins with it."""
+        _check_text(text)
         bos = self._wrapper.bos_token
         special = bos is None or not text.startswith(bos)
         return list(self._wrapper.encode(text, add_special_tokens=special))
@@ -89,6 +90,7 @@ class Tokenizer:
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a rendered conversation, or a piece of one: the template has written every special token."""
+        _check_text(text)
         return list(self._wrapper.encode(text, add_special_tokens=False))
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -98,6 +100,13 @@ class Tokenizer:
     def detokenizer(self) -> StreamingDetokenizer:
         """A new streaming detokenizer, which holds back unfinished characters."""
         return self._wrapper.detokenizer
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(f"the text holds half a character at {error.start}; give text that UTF-8 can write") from None
 
 
 def _message(message: Message) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import threading
@@ -66,6 +67,14 @@ def test_without_a_terminal_there_is_the_answer_alone(fake: FakeEngine) -> None:
     plain = Terminal(io.StringIO(), io.StringIO(), live=False, colour=False, live_errors=False)
     respond(Repl(fake, fake.talk, plain, SamplingParams()), "so")
     assert shown(plain) == "You said so\n"
+
+
+def test_as_json_an_answer_is_one_line(fake: FakeEngine, terminal: Terminal) -> None:
+    respond(Repl(fake, fake.talk, terminal, SamplingParams(), as_json=True), "so")
+    (line,) = shown(terminal).splitlines()
+    found = json.loads(line)
+    assert found["text"] == "You said so"
+    assert found["stats"]["emitted"] > 0
 
 
 def test_a_system_message_comes_first(fake: FakeEngine, terminal: Terminal) -> None:

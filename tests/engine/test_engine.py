@@ -218,6 +218,7 @@ def test_what_is_refused(pair: Pair) -> None:
         (None, {}, "a prompt is a text or a list of token ids"),
         ([None], {}, "a prompt is a text or a list of token ids"),
         ([], {}, "empty"),
+        ("a\ud83d", {}, "half a character at 1"),
         ("a", {"seed": 1.5}, "seed is 1.5"),
         ("a", {"top_k": 2.5}, "top-k is 2.5"),
         ("a", {"temperature": "1"}, "temperature is 1"),

@@ -1,0 +1,1 @@
+"""Making models for Helix: quantising checkpoints, and the recipe of the built-in pair."""

@@ -1,0 +1,1 @@
+"""The recipe of the built-in pair: corpus, tokenizer, training, distillation, figures."""
