@@ -125,6 +125,18 @@ def save_float_checkpoint(model: nn.Module, architecture: Architecture, tokenize
     beside.rename(folder)
 
 
+def average_checkpoints(first: Path, second: Path, folder: Path) -> None:
+    """Writes the mean of two float checkpoints of one architecture: beside the destination first, then renamed."""
+    beside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(first, beside)
+    weights, others = (cast("dict[str, mx.array]", mx.load(str(it / "model.safetensors"))) for it in (first, second))
+    mean = {name: (value + others[name]) / 2 for name, value in weights.items()}
+    mx.save_safetensors(str(beside / "model.safetensors"), mean, metadata={"format": "mlx"})
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
 def load_float_checkpoint(architecture: Architecture, folder: Path) -> Model:
     """The model saved by :func:`save_float_checkpoint`."""
     model = architecture.build()

@@ -1,8 +1,9 @@
 """Tuning the two models to each other: the draft goes on learning, and on code the target comes to meet it.
 
 Code is where eight layers see far more than two: left alone, the target writes what its draft cannot foresee. Here the
-target, while it goes on learning the corpus, is also drawn to the draft's probabilities on code. It pays with a little
-of its perplexity there and gains drafts it can accept.
+target, while it goes on learning the corpus, is also drawn to the draft's probabilities on code. It pays with
+perplexity there and gains drafts it can accept; the mean of the weights before and after (``average_pair`` of the
+command) pays little.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def train_draft(folder: Path, minutes: float, seed: int) -> None:
 
 
 def tune_pair(folder: Path, minutes: float, seed: int) -> None:
-    """Tunes ``folder/target`` and ``folder/draft`` to each other in ``minutes``; both are replaced."""
+    """Tunes copies of ``folder/target`` and ``folder/draft`` to each other; they are saved in ``folder/tuned``."""
     pair = TunedPair(load_float_checkpoint(TARGET, folder / "target"), load_float_checkpoint(DRAFT, folder / "draft"))
     schedule = Schedule(
         minutes * (1.0 - WRITING_SHARE),
@@ -111,8 +111,8 @@ def tune_pair(folder: Path, minutes: float, seed: int) -> None:
     rows.mixture = Mixture(code=0.0)  # the code is dealt out by the source itself
 
     def save() -> None:
-        save_float_checkpoint(pair.target, TARGET, folder / "tokenizer", folder / "target")
-        save_float_checkpoint(pair.draft, DRAFT, folder / "tokenizer", folder / "draft")
+        save_float_checkpoint(pair.target, TARGET, folder / "tokenizer", folder / "tuned" / "target")
+        save_float_checkpoint(pair.draft, DRAFT, folder / "tokenizer", folder / "tuned" / "draft")
 
     trainer.run(TuningSource(rows, chats, code), save)
 
