@@ -67,8 +67,10 @@ class Selection:
         if docstrings.module_name(file.name) not in self.question_modules:
             return False
         module = self.known_name(file)
+        if subject == module:  # a part of a module does not speak for the whole
+            return docstrings.module_name(file.name) == module
         owner, _, method = subject.removeprefix(module + ".").partition(".")
-        return subject == module or not method or f"{module}.{owner}" in self.question_classes
+        return not method or f"{module}.{owner}" in self.question_classes
 
 
 @dataclass(frozen=True)
