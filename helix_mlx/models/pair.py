@@ -10,11 +10,8 @@ from helix_mlx.errors import PairError, SettingsError
 from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.quantized_matmul import replace_layers
 from helix_mlx.models.loader import LoadedModel, load
-from helix_mlx.models.pairs import named_pair
+from helix_mlx.models.pairs import DEMONSTRATION, named_pair
 from helix_mlx.models.tokenizer import Tokenizer
-
-DEMONSTRATION = "tiny"
-"""The built-in pair, which is what `load()` takes where nothing is named."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import Any
 from helix_mlx.errors import SettingsError
 from helix_mlx.toml import read_toml
 
+DEMONSTRATION = "tiny"
+"""The built-in pair, which is taken where nothing is named."""
 BUILTIN = "builtin:"
 """Begins the name of a model that is part of the package; what follows is a folder beside this file."""
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
