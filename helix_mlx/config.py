@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helix_mlx.errors import SettingsError
-from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS
+from helix_mlx.request import DRAFTERS, check_draft_tokens
 
 CPU_KERNELS = ("auto", "on", "off")
 MAX_CPU_THREADS = 256
+_WHOLE = (
+    "page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk", "max_sequences", "max_rows"
+)  # fmt: skip
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -24,7 +27,12 @@ class EngineConfig:
         draft_tokens: K, the drafts a cycle; 0 is plain decoding; None takes the default.
         drafter: "model" or "none".
         lookahead: 1 reads a cycle's tokens after the next one is enqueued; 0 reads them at once.
-        prefill_chunk: positions a prefill pass reads at most.
+        prefill_chunk: prompt tokens that are read between two cycles at most, so that a long prompt delays the
+            running answers by no more.
+        max_sequences: answers that run at once; more wait for their turn.
+        max_rows: rows of one decoding pass of the target, all sequences together; where they are many, each drafts
+            less.
+        prefix_cache: whether pages that nobody holds any more are kept for prompts that begin alike.
         cpu_kernels: whether models on a CPU use our own kernels: "auto" where they can be had, "on" or an error, "off".
         cpu_threads: threads for those kernels; None takes the cores that the process may use.
 
@@ -39,11 +47,14 @@ class EngineConfig:
     drafter: str = "model"
     lookahead: int = 0
     prefill_chunk: int = 512
+    max_sequences: int = 16
+    max_rows: int = 32
+    prefix_cache: bool = True
     cpu_kernels: str = "auto"
     cpu_threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk"):
+        for name in _WHOLE:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
                 raise SettingsError(f"{name.replace('_', '-')} is {value!r}, but has to be a whole number")
@@ -60,16 +71,17 @@ class EngineConfig:
             raise SettingsError(f"lookahead is {self.lookahead}, but has to be 0 or 1")
         if self.prefill_chunk < 1:
             raise SettingsError(f"prefill-chunk is {self.prefill_chunk}, but has to be at least 1")
+        if self.max_sequences < 1:
+            raise SettingsError(f"max-sequences is {self.max_sequences}, but has to be at least 1")
+        if self.max_rows < self.max_sequences:
+            raise SettingsError(
+                f"max-rows is {self.max_rows}, but each of {self.max_sequences} sequences needs a row: "
+                "raise it, or lower --max-sequences"
+            )
         if self.cpu_kernels not in CPU_KERNELS:
             raise SettingsError(f"cpu-kernels is {self.cpu_kernels}, but has to be one of {', '.join(CPU_KERNELS)}")
         if self.cpu_threads is not None and not 1 <= self.cpu_threads <= MAX_CPU_THREADS:
             raise SettingsError(f"cpu-threads is {self.cpu_threads}, but has to be between 1 and {MAX_CPU_THREADS}")
-
-
-def check_draft_tokens(draft_tokens: int | None) -> None:
-    """Raise SettingsError where a draft length is out of range; None stands for "auto"."""
-    if draft_tokens is not None and draft_tokens not in range(MAX_DRAFT_TOKENS + 1):
-        raise SettingsError(f"draft-tokens is {draft_tokens}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}")
 
 
 def parse_bytes(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ VERIFICATIONS = ("greedy", "token", "block", "coupled")
 DRAFTERS = ("model", "none")
 MAX_DRAFT_TOKENS = 7
 """Metal's vector attention takes at most 8 query rows: K drafts and the last token."""
+MAX_ANSWERS = 64
+"""Answers to one prompt that a single request may ask for."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,43 @@ class SamplingParams:
         return "block" if self.seed is None else "coupled"
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `Engine.submit` takes: a prompt, and how to answer it.
+
+    Args:
+        prompt: a raw text, token ids, or the messages of a conversation, `[{"role": "user", "content": ...}, ...]`.
+        params: the sampling settings.
+        draft_tokens: K for this request, 0 to 7; None takes the engine's.
+        drafter: who drafts, "model" or "none"; None takes the engine's.
+        priority: higher goes first, is preempted last; equal ones go in the order of their arrival.
+        n: answers to this one prompt. The i-th of them, from 0 on, has the seed `params.seed + i`, where there is one.
+
+    Raises:
+        SettingsError: a value is out of range.
+    """
+
+    prompt: str | Sequence[int] | Sequence[Mapping[str, str]]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    draft_tokens: int | None = None
+    drafter: str | None = None
+    priority: int = 0
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        check_draft_tokens(self.draft_tokens)
+        known = self.drafter is None or self.drafter in DRAFTERS
+        _require(known, "drafter", self.drafter, "one of " + ", ".join(DRAFTERS))
+        _require(_is_whole(self.priority), "priority", self.priority, "a whole number")
+        _require(_is_whole(self.n) and 1 <= self.n <= MAX_ANSWERS, "n", self.n, f"between 1 and {MAX_ANSWERS}")
+
+
+def check_draft_tokens(draft_tokens: int | None) -> None:
+    """Raise SettingsError where a draft length is out of range; None stands for "auto"."""
+    if draft_tokens is not None and draft_tokens not in range(MAX_DRAFT_TOKENS + 1):
+        raise SettingsError(f"draft-tokens is {draft_tokens}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}")
+
+
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -111,9 +150,10 @@ class Stats:
 
     `accepted_by_position[i]` counts the cycles that kept at least i + 1 drafts. `target_passes` counts
     forward passes of decoding (the prefill is not one); `host_syncs` the times the host waited for a cycle.
-    `prefill_tokens` is what the target read of the prompt, less than all of it where pages held the rest;
-    `prefill_s` the time of reading all but the last of them. `decode_s` begins with the first token and leaves out
-    the time in which the reader of a stream held a chunk.
+    `prefill_tokens` is what the target read of the prompt, `prefix_hit_tokens` what it found in the prefix cache;
+    `preemptions` the times the sequence gave up its pages to older ones and came back by reading its tokens again,
+    which `prefill_tokens` and `prefix_hit_tokens` then count again. `prefill_s` is the time from the first pass over
+    the prompt to the last. `time_to_first_token_s` begins with the submission, `decode_s` with the first token.
     """
 
     emitted: int = 0
@@ -124,6 +164,8 @@ class Stats:
     draft_passes: int = 0
     host_syncs: int = 0
     prefill_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
     prefill_s: float = 0.0
     time_to_first_token_s: float = 0.0
     decode_s: float = 0.0
@@ -149,7 +191,8 @@ class Chunk:
     """A piece of a streamed answer: whole characters only.
 
     `token` is None where only held-back text is shown, as at the end. `from_draft` tells a token that the
-    draft proposed and the target kept. `finish_reason` and `stats` come with the last chunk.
+    draft proposed and the target kept. `finish_reason` and `stats` come with the last chunk. `index` tells which of
+    a request's n answers it belongs to.
     """
 
     text: str
@@ -157,6 +200,7 @@ class Chunk:
     from_draft: bool = False
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True)

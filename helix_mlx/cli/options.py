@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from helix_mlx.config import CPU_KERNELS, EngineConfig, check_draft_tokens, parse_bytes
+from helix_mlx.config import CPU_KERNELS, EngineConfig, parse_bytes
 from helix_mlx.errors import SettingsError
-from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS, VERIFICATIONS, SamplingParams
+from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS, VERIFICATIONS, SamplingParams, check_draft_tokens
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Options = Mapping[str, Any]
@@ -33,6 +33,17 @@ def draft_length(text: str) -> int | None:
         ) from None
     check_draft_tokens(length)
     return length
+
+
+def switch(text: str) -> bool:
+    """What "on" and "off" stand for.
+
+    Raises:
+        SettingsError: the word is neither.
+    """
+    if text not in ("on", "off"):
+        raise SettingsError(f"{text} is neither on nor off; give one of them")
+    return text == "on"
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,10 @@ SETTINGS = (
     Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
     Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Memory for keys and values, such as 2GB."),
     Setting("max-context", EngineConfig, int, "N", "Most tokens of prompt and answer together."),
+    Setting("max-sequences", EngineConfig, int, "N", "Answers that run at once; more wait."),
+    Setting("max-rows", EngineConfig, int, "N", "Rows of one decoding pass, all answers together."),
+    Setting("prefill-chunk", EngineConfig, int, "N", "Prompt tokens read between two cycles at most."),
+    Setting("prefix-cache", EngineConfig, switch, "on|off", "Keep pages for prompts that begin alike."),
     Setting("cpu-kernels", EngineConfig, str, "|".join(CPU_KERNELS), "Helix's own kernels, for models on a CPU."),
     Setting("cpu-threads", EngineConfig, int, "N", "Threads for them; by default the cores it may use."),
     Setting("lookahead", EngineConfig, int, "0|1", "1 enqueues a cycle before the last one is read."),
@@ -114,7 +129,8 @@ def settings_options(command: Command) -> Command:
     """Give a click command all shared options."""
     for setting in reversed(SETTINGS):
         shown = setting.default not in (None, ())
-        text = f"{setting.help}  [default: {setting.default}]" if shown else setting.help
+        default = "on" if setting.default is True else setting.default
+        text = f"{setting.help}  [default: {default}]" if shown else setting.help
         command = click.option(
             f"--{setting.word}",
             setting.field,

@@ -113,6 +113,7 @@ def _stats(repl: Repl, rest: str) -> bool:
     return _note(
         repl,
         f"KV memory {memory.bytes / 10**6:.0f} MB, {memory.pages_used} of {memory.pages_total} pages in use, "
+        f"{memory.pages_cached} kept for what begins alike, "
         f"{memory.waste:.0%} of their positions empty",
     )
 

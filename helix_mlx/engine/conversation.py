@@ -1,4 +1,4 @@
-"""A conversation: its pages stay between turns, so that a turn prefills only what is new."""
+"""A conversation: the prefix cache keeps its pages between turns, so that a turn prefills only what is new."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from types import TracebackType
 from typing import Any
 
 from helix_mlx.engine.core import Core
-from helix_mlx.engine.generation import Cancel, Progress
+from helix_mlx.engine.reading import Cancel, Progress, read
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.models.tokenizer import Message
 from helix_mlx.request import Chunk, SamplingParams
 
 
 class Conversation:
-    """Turns on an engine, with the keys and values of the last one kept. A context manager.
+    """Turns on an engine, of which the last one's very tokens are kept. A context manager.
 
     Args:
         core: the engine it runs on.
+        owner: kept alive as long as the conversation.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, owner: object = None) -> None:
         self._core = core
+        self._owner = owner
         self._running: Generator[Chunk] | None = None
         self._last: Sequence | None = None
         self._last_prompt = ""
@@ -51,7 +53,8 @@ class Conversation:
         """Answer the conversation so far, piece by piece.
 
         Args:
-            messages: all of it, the new message last. What it shares with the turn before is not read again.
+            messages: all of it, the new message last. Whole pages of what came before are not read again, as long
+                as the prefix cache holds them.
             params, draft_tokens, cancel, progress, settings: as in `Engine.stream`.
 
         Yields:
@@ -63,23 +66,18 @@ class Conversation:
         self._stop_running()
         resolved = SamplingParams.resolved(params, settings)
         prompt = self._core.pair.tokenizer.render_chat(messages)
-        tokens = self._tokens(prompt)
-        self._core.pages_needed(tokens, resolved)
-        self._core.draft_length(draft_tokens)
+        sequence = self._core.sequence(self._tokens(prompt), resolved, draft_tokens)
 
         def chunks() -> Generator[Chunk]:
-            sequence = self._core.admit(tokens, resolved, self._last)
             self._last, self._last_prompt = sequence, prompt
-            yield from self._core.stream(sequence, draft_tokens, cancel, progress)
+            yield from read(self._core, sequence, cancel, progress)
 
         self._running = chunks()
         return self._running
 
     def reset(self) -> None:
-        """Forget everything and give the pages back."""
+        """Forget everything."""
         self._stop_running()
-        if self._last is not None:
-            self._core.release(self._last)
         self._last, self._last_prompt = None, ""
 
     def close(self) -> None:
@@ -87,7 +85,7 @@ class Conversation:
         self.reset()
 
     def _stop_running(self) -> None:
-        """End an answer that its reader has left, so that its keys and values can be taken over."""
+        """End an answer that its reader has left, so that its whole pages can be found."""
         if self._running is not None:
             self._running.close()
             self._running = None

@@ -1,29 +1,32 @@
-"""What every way of asking shares: the pair, its page pool, and who may hold how much of it."""
+"""What every way of asking shares: the pair, its page pool, and what becomes of a request before it runs."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator
+import threading
+import time
 from collections.abc import Sequence as Seq
-from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
 
 import mlx.core as mx
 
-from helix_mlx.config import EngineConfig, check_draft_tokens
+from helix_mlx.config import EngineConfig
 from helix_mlx.engine.answer import Answer
-from helix_mlx.engine.generation import Cancel, Generation, Progress, Runner
-from helix_mlx.engine.memory import MemoryReport, allocate_pool, report
+from helix_mlx.engine.handle import Handle
+from helix_mlx.engine.memory import allocate_pool
+from helix_mlx.engine.metrics import Metrics
+from helix_mlx.engine.runner import Models, Runner
+from helix_mlx.engine.scheduler import Limits, Scheduler
 from helix_mlx.engine.sequence import Sequence
-from helix_mlx.engine.step import tail_slots
-from helix_mlx.errors import ClosedError, MemoryBudgetError, PromptError
+from helix_mlx.engine.worker import Worker
+from helix_mlx.errors import PromptError
 from helix_mlx.kernels import cpu_attention
+from helix_mlx.models.loader import evaluate_all
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.block_table import BlockTable
-from helix_mlx.paging.page_pool import DRAFT, TARGET
-from helix_mlx.paging.paged_cache import PagedKV
-from helix_mlx.request import Chunk, SamplingParams
+from helix_mlx.paging.prefix_cache import PrefixCache
+from helix_mlx.request import Completion, SamplingParams, check_draft_tokens
 from helix_mlx.sampling.noise import fold_seed
 from helix_mlx.speculative.draft_model import DraftModel
 
@@ -32,7 +35,7 @@ DEFAULT_DRAFT_TOKENS = 4
 
 
 class Core:
-    """A pair in memory, its pool, and the sequences that hold pages of it.
+    """A pair in memory, its pool, and the thread that runs what is submitted.
 
     Args:
         pair: target, draft and tokenizer.
@@ -48,22 +51,31 @@ class Core:
         self.pair = pair
         self.pool, self.config = allocate_pool(pair, config)
         for number, loaded in enumerate((pair.target, pair.draft)):
-            if pair.kernels.library is not None and loaded is not None and cpu_attention.install(loaded.model):
+            if loaded is None:
+                continue
+            evaluate_all(loaded.model)
+            if pair.kernels.library is not None and cpu_attention.install(loaded.model):
                 self.pool.direct[number] = pair.kernels.library
         drafter = None
         if pair.draft is not None:
             drafter = DraftModel(pair.draft.model, pair.draft.vocab_size, pair.target.vocab_size)
-        self._runner = Runner(
-            target=pair.target.model,
-            draft=drafter,
-            drafter=drafter,
-            draft_context=(pair.draft.max_context if pair.draft else None) or 2**31,
-            chunk=self.config.prefill_chunk,
-            lookahead=self.config.lookahead,
-            check_open=self.check_open,
+        config = self.config
+        self.scheduler: Scheduler[Sequence] = Scheduler(
+            Limits(
+                page_size=config.page_size,
+                pages_total=self.pool.allocator.pages_total,
+                max_sequences=config.max_sequences,
+                prefill_tokens=config.prefill_chunk,
+                max_rows=config.max_rows,
+                lookahead=config.lookahead,
+            )
         )
-        self._live: dict[Sequence, int] = {}  # sequences that hold pages, and how many each may come to need
-        self._closed = False
+        identity = "\0".join([pair.target.source, pair.draft.source if pair.draft else ""]).encode()
+        cache = PrefixCache(self.pool.allocator, config.page_size, identity, enabled=config.prefix_cache)
+        models = Models(pair.target.model, drafter, drafter)
+        self.runner = Runner(models, self.pool, cache, self.scheduler, config.lookahead)
+        self.worker = Worker(self.runner)
+        self._encoding = threading.Lock()
 
     @property
     def has_draft(self) -> bool:
@@ -71,38 +83,35 @@ class Core:
         return self.pair.draft is not None
 
     def close(self) -> None:
-        """Give the KV memory back; everything after that raises `ClosedError`."""
-        self._closed = True
-        self._live.clear()
+        """End what runs and give the KV memory back; everything after that raises `ClosedError`."""
+        self.worker.close()
         self.pool.keys.clear()
         self.pool.values.clear()
         mx.clear_cache()
 
-    def memory(self) -> MemoryReport:
-        """What the page pool holds now."""
-        self.check_open()
-        return report(self.pool, self._live)
+    def metrics(self) -> Metrics:
+        """What has been done and is held, as of the last step."""
+        self.worker.check_open()
+        return self.worker.metrics
 
-    def check_open(self) -> None:
-        """Raise ClosedError where the engine has been closed."""
-        if self._closed:
-            raise ClosedError("this engine is closed; load another one")
-
-    def settings(self, params: SamplingParams, draft_tokens: int | None) -> dict[str, Any]:
+    def settings(self, params: SamplingParams, draft_tokens: int, drafter: str) -> dict[str, Any]:
         """The settings in force, under the words of the command line."""
-        pair = self.pair
+        pair, config = self.pair, self.config
         return {
             **asdict(params),
             "verification": params.rule,
-            "draft_tokens": self.draft_length(draft_tokens),
-            "drafter": "model" if self.has_draft else "none",
+            "draft_tokens": draft_tokens,
+            "drafter": drafter,
             "pair": pair.name,
             "target": pair.target.source,
             "draft": pair.draft.source if pair.draft else None,
-            "page_size": self.config.page_size,
-            "kv_memory": self.config.kv_memory,
-            "max_context": self.config.max_context,
-            "lookahead": self.config.lookahead,
+            "page_size": config.page_size,
+            "kv_memory": config.kv_memory,
+            "max_context": config.max_context,
+            "max_sequences": config.max_sequences,
+            "max_rows": config.max_rows,
+            "prefix_cache": config.prefix_cache,
+            "lookahead": config.lookahead,
             **pair.kernels.settings(),
         }
 
@@ -119,58 +128,15 @@ class Core:
             draft_tokens = self.config.draft_tokens
         return DEFAULT_DRAFT_TOKENS if draft_tokens is None else draft_tokens
 
-    def generation(
-        self,
-        sequences: Seq[Sequence],
-        draft_tokens: int | None,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-    ) -> Generation:
-        """The work that brings admitted sequences to their end."""
-        self.check_open()
-        return Generation(self._runner, sequences, self.draft_length(draft_tokens), cancel, progress)
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text; any thread may ask."""
+        with self._encoding:
+            return self.pair.tokenizer.encode(text)
 
-    def stream(
-        self,
-        sequence: Sequence,
-        draft_tokens: int | None,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-    ) -> Generator[Chunk]:
-        """An admitted sequence's answer, piece by piece; the last chunk has the finish reason and the stats."""
-        try:
-            with closing(self.generation([sequence], draft_tokens, cancel, progress).run()) as events:
-                for _, chunk in events:
-                    yield chunk
-        finally:
-            rest = sequence.finish_text()
-        yield Chunk(rest, finish_reason=sequence.finish_reason, stats=sequence.stats)
-
-    def admit(self, tokens: list[int], params: SamplingParams, before: Sequence | None = None) -> Sequence:
-        """A new sequence with memory set aside for its worst case.
-
-        Args:
-            tokens: the prompt.
-            params: its settings.
-            before: an ended sequence whose pages it takes over, as far as their tokens agree.
-
-        Raises:
-            PromptError: the prompt is empty or does not fit the context.
-            MemoryBudgetError: other sequences hold the memory it may need.
-        """
-        needed = self.pages_needed(tokens, params)
-        others = sum(pages for sequence, pages in self._live.items() if sequence is not before)
-        if needed + others > self.pool.allocator.pages_total:
-            raise MemoryBudgetError(
-                f"this request may need {needed} pages of KV memory, and {others} of {self.pool.allocator.pages_total} "
-                "are spoken for; raise --kv-memory, lower --max-tokens, or end a conversation"
-            )
-        sequence = self._new_sequence(tokens, params, before)
-        self._live[sequence] = needed
-        if before is not None:
-            del self._live[before]
-            sequence.rewind(before)
-        return sequence
+    def encode_chat(self, messages: Seq[Any]) -> list[int]:
+        """The tokens of a conversation, through the model's chat template; any thread may ask."""
+        with self._encoding:
+            return self.pair.tokenizer.encode_chat(messages)
 
     def pages_needed(self, tokens: Seq[int], params: SamplingParams) -> int:
         """Pages that a request may come to hold.
@@ -179,7 +145,7 @@ class Core:
             ClosedError: the engine has been closed.
             PromptError: the prompt is empty or does not fit the context.
         """
-        self.check_open()
+        self.worker.check_open()
         context = self.config.max_context
         assert context is not None
         if not tokens:
@@ -193,21 +159,21 @@ class Core:
             raise PromptError(
                 f"the prompt has token ids below 0 or above {vocab_size - 1}, which the model does not know"
             )
+        # The context was checked against the pool, so what fits the context fits the pool when it is alone there.
         return -(-min(len(tokens) + params.max_tokens, context) // self.config.page_size)
 
-    def release(self, sequence: Sequence) -> None:
-        """Give a sequence's pages back; safe to call twice, and after `close`."""
-        if self._live.pop(sequence, None) is not None:
-            sequence.table.truncate(0)
+    def sequence(
+        self, tokens: list[int], params: SamplingParams, draft_tokens: int | None = None, drafter: str | None = None
+    ) -> Sequence:
+        """A sequence to be submitted.
 
-    def _new_sequence(self, tokens: list[int], params: SamplingParams, before: Sequence | None) -> Sequence:
+        Raises:
+            HelixError: as `pages_needed` and `draft_length`.
+        """
+        pages_most = self.pages_needed(tokens, params)
+        count = 0 if drafter == "none" else self.draft_length(draft_tokens)
         assert self.config.max_context is not None
-        slots = tail_slots(self.config.page_size)
-        table = before.table if before else BlockTable(self.pool.allocator)
-        target = before.target if before else PagedKV.empty(self.pool, TARGET, table, slots)
-        draft = before.draft if before else None
-        if draft is None and self.has_draft:
-            draft = PagedKV.empty(self.pool, DRAFT, table, slots)
+        draft = self.pair.draft
         return Sequence(
             tokens=list(tokens),
             prompt_tokens=len(tokens),
@@ -216,7 +182,46 @@ class Core:
             seed=fold_seed(secrets.randbits(64) if params.seed is None else params.seed),
             eos_ids=self.pair.tokenizer.eos_ids,
             answer=Answer(self.pair.tokenizer.detokenizer(), params.stop),
-            table=table,
-            target=target,
-            draft=draft,
+            table=BlockTable(self.pool.allocator),
+            pages_most=pages_most,
+            draft_tokens=count,
+            draft_context=(draft.max_context if draft else None) or 2**31,
+            drafter="model" if self.has_draft and drafter != "none" else "none",
+        )
+
+    def submit(self, groups: Seq[list[Sequence]]) -> list[Handle]:
+        """Start requests together, each a sequence and its copies.
+
+        Raises:
+            ClosedError: the engine has been closed.
+        """
+        handles = [self._handle(group) for group in groups]
+        now = time.perf_counter()
+        for group, handle in zip(groups, handles, strict=True):
+            first, *copies = group
+            first.copies = copies
+            for index, sequence in enumerate(group):
+                sequence.index, sequence.submitted_at = index, now
+            first.progress = handle.tell_progress
+        self.worker.submit([(group[0], handle) for group, handle in zip(groups, handles, strict=True)])
+        return handles
+
+    def _handle(self, group: list[Sequence]) -> Handle:
+        def cancel() -> None:
+            for sequence in group:
+                sequence.cancel_wanted = True
+            self.worker.wake()
+
+        return Handle(len(group), cancel, lambda index: self.completion(group[index]))
+
+    def completion(self, sequence: Sequence) -> Completion:
+        """What an ended sequence has come to."""
+        assert sequence.finish_reason is not None
+        return Completion(
+            text=sequence.answer.text,
+            tokens=sequence.emitted,
+            finish_reason=sequence.finish_reason,
+            prompt_tokens=sequence.prompt_tokens,
+            stats=sequence.stats,
+            settings=self.settings(sequence.params, sequence.draft_tokens, sequence.drafter),
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Sized
+import weakref
+from collections.abc import Generator, Mapping, Sized
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from numbers import Integral
 from types import TracebackType
 from typing import Any, overload
@@ -12,15 +14,17 @@ from typing import Any, overload
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.conversation import Conversation
 from helix_mlx.engine.core import Core
-from helix_mlx.engine.generation import Cancel, Progress
-from helix_mlx.engine.memory import MemoryReport
+from helix_mlx.engine.handle import Handle
+from helix_mlx.engine.memory import MemoryReport, report
+from helix_mlx.engine.metrics import Metrics
+from helix_mlx.engine.reading import Cancel, Progress, read
 from helix_mlx.engine.sequence import Sequence
-from helix_mlx.errors import MemoryBudgetError, PromptError, SettingsError
+from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.kernels.cpu_kernels import choose_kernels
 from helix_mlx.kernels.cpu_library import Notice
 from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.models.tokenizer import Message
-from helix_mlx.request import Chunk, Completion, SamplingParams
+from helix_mlx.request import Chunk, Completion, Request, SamplingParams
 
 Prompt = str | Seq[int]
 
@@ -55,7 +59,7 @@ def load(
 
 
 class Engine:
-    """A pair in memory with its page pool. A context manager; not to be shared between threads.
+    """A pair in memory with its page pool, and a thread that answers. A context manager; threads may share it.
 
     Args:
         pair: target, draft and tokenizer.
@@ -67,6 +71,8 @@ class Engine:
 
     def __init__(self, pair: Pair, config: EngineConfig | None = None) -> None:
         self._core = Core(pair, config or EngineConfig())
+        # An engine that is dropped, or alive when the interpreter ends, takes its thread along.
+        self._finalizer = weakref.finalize(self, self._core.close)
 
     @property
     def pair(self) -> Pair:
@@ -102,12 +108,47 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Give the KV memory back. The engine cannot be used after that."""
-        self._core.close()
+        """End what runs and give the KV memory back. The engine cannot be used after that."""
+        self._finalizer()
 
     def memory(self) -> MemoryReport:
-        """What the page pool holds now."""
-        return self._core.memory()
+        """What the page pool holds, as of the last step."""
+        return report(self._core.pool, self._core.metrics())
+
+    def metrics(self) -> Metrics:
+        """What has been done since the engine was made, and what is held, as of the last step."""
+        return self._core.metrics()
+
+    def submit(
+        self,
+        request: Request | Prompt | Seq[Message],
+        params: SamplingParams | None = None,
+        *,
+        draft_tokens: int | None = None,
+        drafter: str | None = None,
+        priority: int = 0,
+        n: int = 1,
+        **settings: Any,
+    ) -> Handle:
+        """Start a request and return at once; it joins what runs at the next cycle. Any thread may call this.
+
+        Args:
+            request: a whole `Request`, or its prompt: a text, token ids, or the messages of a conversation.
+            params, draft_tokens, drafter, priority, n, settings: fields of `Request` and of `SamplingParams`, where
+                `request` is a prompt.
+
+        Returns:
+            Iterate it, with `for` or `async for`, wait for its `result()`, or `cancel()` it.
+
+        Raises:
+            HelixError: the prompt is empty or can never fit, or a setting is out of range.
+        """
+        if not isinstance(request, Request):
+            resolved = SamplingParams.resolved(params, settings)
+            request = Request(request, resolved, draft_tokens, drafter, priority, n)
+        elif params is not None or settings or (draft_tokens, drafter, priority, n) != (None, None, 0, 1):
+            raise SettingsError("give either one Request or a prompt with single settings")
+        return self._core.submit([self._sequences(request)])[0]
 
     @overload
     def generate(
@@ -142,13 +183,14 @@ class Engine:
         many = not isinstance(prompt, str) and isinstance(prompt, Sized) and len(prompt) > 0
         if not many or isinstance(prompt[0], Integral):
             one = SamplingParams.resolved(params, settings)
-            return self._complete([self._encode(prompt)], [one], draft_tokens)[0]
+            return self._complete([Request(self._encode(prompt), one, draft_tokens)])[0]
         prompts = [self._encode(each) for each in prompt]
         if not isinstance(params, (list, tuple)):
             params = [SamplingParams.resolved(params, settings)] * len(prompts)
         elif settings or len(params) != len(prompts):
             raise SettingsError(f"{len(params)} params for {len(prompts)} prompts: give one for all, or one each")
-        return self._complete(prompts, list(params), draft_tokens)
+        requests = [Request(tokens, one, draft_tokens) for tokens, one in zip(prompts, params, strict=True)]
+        return self._complete(requests)
 
     def stream(
         self,
@@ -164,15 +206,15 @@ class Engine:
 
         Args:
             prompt, params, draft_tokens, settings: as in `generate`.
-            cancel: asked between passes; True ends the answer with finish reason "cancelled".
-            progress: told of prefilled tokens, done and in all.
+            cancel: asked while it is waited for, some twenty times a second and before every chunk; True ends the
+                answer with finish reason "cancelled".
+            progress: told of prefilled tokens, done and in all. Both are called in the thread that reads.
 
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
         """
-        return self._stream(
-            self._encode(prompt), SamplingParams.resolved(params, settings), draft_tokens, cancel, progress
-        )
+        request = Request(self._encode(prompt), SamplingParams.resolved(params, settings), draft_tokens)
+        return self._stream(request, cancel, progress)
 
     def chat(
         self,
@@ -183,8 +225,8 @@ class Engine:
         **settings: Any,
     ) -> Completion:
         """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, through the model's chat template."""
-        tokens = self.pair.tokenizer.encode_chat(messages)
-        return self._complete([tokens], [SamplingParams.resolved(params, settings)], draft_tokens)[0]
+        tokens = self._core.encode_chat(messages)
+        return self._complete([Request(tokens, SamplingParams.resolved(params, settings), draft_tokens)])[0]
 
     def stream_chat(
         self,
@@ -197,81 +239,54 @@ class Engine:
         **settings: Any,
     ) -> Generator[Chunk]:
         """Answer a conversation piece by piece; as `stream`, through the model's chat template."""
-        tokens = self.pair.tokenizer.encode_chat(messages)
-        return self._stream(tokens, SamplingParams.resolved(params, settings), draft_tokens, cancel, progress)
+        tokens = self._core.encode_chat(messages)
+        request = Request(tokens, SamplingParams.resolved(params, settings), draft_tokens)
+        return self._stream(request, cancel, progress)
 
     def conversation(self) -> Conversation:
-        """A conversation that keeps its pages between turns."""
-        self._core.check_open()
-        return Conversation(self._core)
+        """A conversation, whose turns read only what is new."""
+        self._core.worker.check_open()
+        return Conversation(self._core, self)
 
-    def _complete(
-        self, prompts: list[list[int]], each: list[SamplingParams], draft_tokens: int | None
-    ) -> list[Completion]:
+    def _complete(self, requests: list[Request]) -> list[Completion]:
         """Run prompts to their end, as many together as memory allows."""
-        for tokens, params in zip(prompts, each, strict=True):
-            self._core.pages_needed(tokens, params)
-        done: list[Completion] = []
-        while len(done) < len(prompts):
-            sequences: list[Sequence] = []
-            try:
-                for tokens, params in list(zip(prompts, each, strict=True))[len(done) :]:
-                    try:
-                        sequences.append(self._core.admit(tokens, params))
-                    except MemoryBudgetError:
-                        if not sequences:
-                            raise
-                        break
-                for _ in self._core.generation(sequences, draft_tokens).run():
-                    pass
-                done += [self._completion(sequence, draft_tokens) for sequence in sequences]
-            finally:
-                for sequence in sequences:
-                    self._core.release(sequence)
-        return done
+        handles = self._core.submit([self._sequences(request) for request in requests])
+        try:
+            return [handle.result() for handle in handles]
+        finally:
+            for handle in handles:
+                handle.cancel()
+            for handle in handles:
+                handle.wait()
 
-    def _completion(self, sequence: Sequence, draft_tokens: int | None) -> Completion:
-        sequence.finish_text()
-        assert sequence.finish_reason is not None
-        return Completion(
-            text=sequence.answer.text,
-            tokens=sequence.emitted,
-            finish_reason=sequence.finish_reason,
-            prompt_tokens=sequence.prompt_tokens,
-            stats=sequence.stats,
-            settings=self._core.settings(sequence.params, draft_tokens),
-        )
+    def _stream(self, request: Request, cancel: Cancel | None, progress: Progress | None) -> Generator[Chunk]:
+        # What can be refused is refused now; the work begins when the first chunk is asked for.
+        (sequence,) = self._sequences(request)
+        return read(self._core, sequence, cancel, progress)
 
-    def _stream(
-        self,
-        tokens: list[int],
-        params: SamplingParams,
-        draft_tokens: int | None,
-        cancel: Cancel | None,
-        progress: Progress | None,
-    ) -> Generator[Chunk]:
-        # What can be refused is refused now; memory is taken when the first chunk is asked for, since a generator
-        # that is never begun could not give it back.
-        self._core.pages_needed(tokens, params)
-        self._core.draft_length(draft_tokens)
+    def _sequences(self, request: Request) -> list[Sequence]:
+        """What a request comes to: one sequence, or n that begin alike."""
+        tokens = self._encode(request.prompt)
+        found = []
+        for index in range(request.n):
+            params = request.params
+            if index and params.seed is not None:
+                params = replace(params, seed=(params.seed + index) % 2**64)
+            sequence = self._core.sequence(tokens, params, request.draft_tokens, request.drafter)
+            sequence.priority = request.priority
+            found.append(sequence)
+        return found
 
-        def chunks() -> Generator[Chunk]:
-            sequence = self._core.admit(tokens, params)
-            try:
-                yield from self._core.stream(sequence, draft_tokens, cancel, progress)
-            finally:
-                self._core.release(sequence)
-
-        return chunks()
-
-    def _encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a text, or the ids as they are.
+    def _encode(self, prompt: Any) -> list[int]:
+        """Token ids of a text or of messages, or the ids as they are.
 
         Raises:
-            PromptError: it is neither.
+            PromptError: it is none of them.
         """
         if isinstance(prompt, str):
-            return self.pair.tokenizer.encode(prompt)
+            return self._core.encode(prompt)
+        if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
+            return self._core.encode_chat(prompt)
         try:
             return [operator.index(token) for token in prompt]
         except TypeError:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.metrics import Metrics
 from helix_mlx.errors import MemoryBudgetError, SettingsError
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.page_pool import PagePool
@@ -23,10 +22,14 @@ DEFAULT_SEQUENCES = 4
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """KV memory at a moment. `bytes` is what the pool takes, `waste` the share of held positions not in use."""
+    """KV memory at a moment. `bytes` is what the pool takes, `waste` the share of held positions not in use.
+
+    `pages_used` are held by running answers; `pages_cached` by nobody, and taken back whenever they are wanted.
+    """
 
     pages_total: int
     pages_used: int
+    pages_cached: int
     bytes: int
     waste: float
 
@@ -80,11 +83,6 @@ def spare_memory(pair: Pair) -> int:
     return max(0, physical - weights) // 4
 
 
-def report(pool: PagePool, live: Iterable[Sequence]) -> MemoryReport:
+def report(pool: PagePool, metrics: Metrics) -> MemoryReport:
     """What is held now, and by which share in vain."""
-    used = pool.allocator.pages_used
-    held, filled = used * pool.page_size, 0
-    for sequence in live:
-        held += sequence.target.tail.slots
-        filled += sequence.target_length
-    return MemoryReport(pool.allocator.pages_total, used, pool.nbytes, 1 - filled / held if held else 0.0)
+    return MemoryReport(metrics.pages_total, metrics.pages_used, metrics.pages_cached, pool.nbytes, metrics.waste)

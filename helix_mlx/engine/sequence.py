@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from helix_mlx.engine.answer import Answer
@@ -16,7 +17,13 @@ class Sequence:
 
     `tokens` is the prompt and everything emitted; a cycle begins when the target has read `length` of them, all
     but the last. `target_length` and `draft_length` are how many each model has read and will not read again.
-    `target` and `draft` are its keys and values while it is in no batch.
+    `target` and `draft` are its keys and values while it runs and is in no batch. A sequence that waits, was
+    preempted or has ended keeps its tokens and nothing else.
+
+    `draft_tokens` is its K; past `draft_context` positions its draft is not asked, which was not made for them.
+    `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
+    `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
+    `cancel_wanted` may be set by any thread. `read_from` is where reading began when it was admitted last.
     """
 
     tokens: list[int]
@@ -27,10 +34,24 @@ class Sequence:
     eos_ids: frozenset[int]
     answer: Answer
     table: BlockTable
-    target: PagedKV
-    draft: PagedKV | None
+    pages_most: int
+    draft_tokens: int = 0
+    draft_context: int = 2**31
+    drafter: str = "none"
+    priority: int = 0
+    index: int = 0
+    arrival: int = -1
+    copies: list[Sequence] = field(default_factory=list)
+    target: PagedKV | None = None
+    draft: PagedKV | None = None
     target_length: int = 0
     draft_length: int = 0
+    cancel_wanted: bool = False
+    progress: Callable[[int, int], None] | None = None
+    read_from: int = 0
+    submitted_at: float = 0.0
+    began_at: float = 0.0
+    first_at: float = 0.0
     finish_reason: FinishReason | None = None
     stats: Stats = field(default_factory=Stats)
 
@@ -38,6 +59,27 @@ class Sequence:
     def length(self) -> int:
         """All tokens but the last, whose position is this number."""
         return len(self.tokens) - 1
+
+    @property
+    def pages_held(self) -> int:
+        """Pages in its block table."""
+        return len(self.table.pages)
+
+    @property
+    def emitted_count(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def draft_wanted(self) -> int:
+        """K, the drafts of its cycles; 0 from where its draft was not made for."""
+        fits = self.length + 2 * (self.draft_tokens + 1) <= self.draft_context
+        return self.draft_tokens if fits else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has ended."""
+        return self.finish_reason is not None
 
     @property
     def emitted(self) -> list[int]:
@@ -66,7 +108,7 @@ class Sequence:
                 self.stats.accepted_by_position[index] += 1
             ends = token in self.eos_ids
             text = "" if ends else self.answer.push(token)
-            chunks.append(Chunk(text, token, from_draft))
+            chunks.append(Chunk(text, token, from_draft, index=self.index))
             if ends or self.answer.stopped:
                 self.finish_reason = "stop"
             elif self.stats.emitted >= self.max_new:
@@ -82,20 +124,8 @@ class Sequence:
             self.finish_reason = "stop"
         return text
 
-    def forget(self) -> None:
-        """Take it that neither model has read anything: their keys and values cannot be trusted."""
+    def let_go(self) -> None:
+        """Keep the tokens and nothing else; whole pages may stay in the prefix cache."""
+        self.table.truncate(0)
+        self.target = self.draft = None
         self.target_length = self.draft_length = 0
-
-    def rewind(self, before: Sequence) -> None:
-        """Keep what the keys and values taken over from `before` have in common with this sequence's tokens."""
-        common = 0
-        for ours, theirs in zip(self.tokens[: self.length], before.tokens[: before.target_length], strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        self.target_length = self.target.rewind(common)
-        pages = self.target.committed[0]
-        if self.draft is not None:
-            self.draft_length = self.draft.rewind(min(common, before.draft_length))
-            pages = max(pages, self.draft.committed[0])
-        self.table.truncate(pages // self.target.pool.page_size)

@@ -234,6 +234,23 @@ class _ProbeCache:
         return mx.ones((2, 1, N, N), mx.bool_) if return_array else None
 
 
+def evaluate_all(model: LanguageModel) -> None:
+    """Compute every array that a model holds, those among them that are no parameters, such as a rope's frequencies.
+
+    What is still lazy belongs to the thread that made it, and no other one may use it.
+    """
+    assert isinstance(model, Module)
+    arrays: list[mx.array] = []
+    for module in model.modules():
+        for value in (*module.values(), *vars(module).values()):
+            arrays += [each for each in (value if isinstance(value, (list, tuple)) else (value,)) if _is_array(each)]
+    mx.eval(arrays)
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, mx.array)
+
+
 def nbytes(model: LanguageModel) -> int:
     """Bytes of a model's weights."""
     assert isinstance(model, Module)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 from helix_mlx.errors import MemoryBudgetError
 
@@ -14,7 +15,10 @@ class PageAllocator:
     """Hands out pages 1 to `n_pages` and keeps runs together where it can.
 
     A page is given to one holder by `allocate`, to more by `retain`, and is free again after as many
-    `release`s. Free pages are kept as runs, so that extending a run costs the same in any pool.
+    `release`s. Free pages are kept as runs, so that extending a run costs the same in any pool. A page that somebody
+    wants to `keep` is cached instead of free when its last holder lets go: what is in it stays, `retain` brings it
+    back, and only where no page is free, the one that was released first is taken, and `forget` is told.
+    `drafted` are the pages whose layers of the draft have been written, too.
 
     Args:
         n_pages: how many pages can be held at once.
@@ -26,6 +30,10 @@ class PageAllocator:
         self._free: dict[int, int] = {1: n_pages}  # first page of a free run -> pages in it
         self._free_ending: dict[int, int] = {n_pages: 1}  # last page of a free run -> its first
         self._holders: dict[int, int] = {}
+        self._kept: set[int] = set()
+        self._cached: OrderedDict[int, None] = OrderedDict()
+        self.forget: Callable[[int], None] | None = None
+        self.drafted: set[int] = set()
 
     @property
     def pages_used(self) -> int:
@@ -34,8 +42,13 @@ class PageAllocator:
 
     @property
     def pages_free(self) -> int:
-        """Pages that nobody holds."""
+        """Pages that can be had: nobody holds them, though some may be cached."""
         return self.pages_total - len(self._holders)
+
+    @property
+    def pages_cached(self) -> int:
+        """Pages that nobody holds, with something in them that may be wanted again."""
+        return len(self._cached)
 
     def holders(self, page: int) -> int:
         """How many hold `page`; 0 where it is free."""
@@ -48,28 +61,62 @@ class PageAllocator:
             MemoryBudgetError: no page is free.
         """
         if not self._free:
-            raise MemoryBudgetError(
-                f"all {self.pages_total} pages of KV memory are in use; raise --kv-memory, or lower --max-context"
-            )
+            self._evict()
         page = after + 1 if after is not None and after + 1 in self._free else self._start_of_new_run()
         self._take(page)
         self._holders[page] = 1
+        self.drafted.discard(page)
         return page
 
     def retain(self, page: int) -> None:
-        """One more holder of a held page."""
-        assert page in self._holders, f"page {page} is free"
-        self._holders[page] += 1
+        """One more holder of a held or cached page."""
+        assert page in self._holders or page in self._cached, f"page {page} is free"
+        self._holders[page] = self.holders(page) + 1
+        self._cached.pop(page, None)
 
-    def release(self, pages: Iterable[int]) -> None:
-        """One holder fewer of each page; those without holders are free."""
-        for page in pages:
+    def keep(self, page: int) -> None:
+        """Cache a held page when its last holder lets go."""
+        assert page in self._holders, f"page {page} is held by nobody"
+        self._kept.add(page)
+
+    def unkeep(self, page: int) -> None:
+        """Nobody wants what is in a page any more, but for its holders."""
+        self._kept.discard(page)
+        if page in self._cached:
+            self._give(page)
+            del self._cached[page]
+
+    def release(self, pages: Sequence[int]) -> None:
+        """One holder fewer of each page; those without holders are cached or free.
+
+        The last page comes first: of a sequence's cached pages the deepest are taken first, since a page is of no
+        use without those before it.
+        """
+        for page in reversed(pages):
             left = self._holders[page] - 1
             if left:
                 self._holders[page] = left
             else:
                 del self._holders[page]
-                self._give(page)
+                if page in self._kept:
+                    self._cached[page] = None
+                else:
+                    self._give(page)
+
+    def _evict(self) -> None:
+        """Free the cached page that was released first.
+
+        Raises:
+            MemoryBudgetError: there is none.
+        """
+        if not self._cached:
+            raise MemoryBudgetError(
+                f"all {self.pages_total} pages of KV memory are in use; raise --kv-memory, or lower --max-context"
+            )
+        page = next(iter(self._cached))
+        if self.forget is not None:
+            self.forget(page)
+        self.unkeep(page)
 
     def _start_of_new_run(self) -> int:
         """The first page of memory if it is free, else the middle of the widest gap: both neighbours can grow."""

@@ -77,12 +77,23 @@ class PagePool:
     ) -> None:
         """Write whole pages of one model, lazily; the caller sees to it that nothing in flight reads the pool.
 
+        What the draft has written already is not written again.
+
         Args:
             model: TARGET or DRAFT.
             pages: N page numbers, all held.
             layer_keys, layer_values: a layer, [N, page_size, heads, dim].
         """
         assert all(self.allocator.holders(page) for page in pages)
+        if model == DRAFT:
+            # Sequences that share a page each read it with their draft, and the first of them writes it.
+            fresh = [i for i, page in enumerate(pages) if page not in self.allocator.drafted and page not in pages[:i]]
+            self.allocator.drafted.update(pages)
+            if not fresh:
+                return
+            if len(fresh) < len(pages):
+                pages, rows = [pages[i] for i in fresh], mx.array(fresh)
+                layer_keys, layer_values = ([array[rows] for array in arrays] for arrays in (layer_keys, layer_values))
         first, count = pages[0], len(pages)
         together = list(pages) == list(range(first, first + count))
         where: slice | mx.array = slice(first, first + count) if together else mx.array(list(pages))

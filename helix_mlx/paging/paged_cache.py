@@ -94,20 +94,19 @@ class PagedKV:
             pages += table.pages[done // size : done // size + count]
         return counts, pages
 
-    def rewind(self, length: int) -> int:
-        """Forget what lies behind the first `length` positions of the one sequence here.
+    def fork(self, table: BlockTable) -> PagedKV:
+        """The one sequence here once more, over pages that it shares; each writes a tail of its own from here on."""
+        return PagedKV(self.pool, self.model, [table], self.tail.fork(), self.committed)
 
-        Pages are not cut: where `length` falls inside them, the page it falls in is forgotten whole.
+    def found(self, pages: int) -> None:
+        """Take it that the first `pages` pages of the one sequence here hold its positions already.
 
-        Returns:
-            The positions still held, `length` or the page boundary before it.
+        The tail holds nothing behind them yet: it is written from there on.
         """
-        (done,) = self.committed
-        if length >= done:
-            return length
-        self.committed = [length - length % self.pool.page_size]
+        assert len(self.tables) == 1
+        assert len(self.tables[0].pages) >= pages >= self.committed[0] // self.pool.page_size
+        self.committed = [pages * self.pool.page_size]
         self.forget_address()
-        return self.committed[0]
 
     def caches(self, offset: mx.array, limit: int, exact: bool = False) -> list[PagedCache]:
         """One cache object a layer, for one forward pass that writes from position `offset` on.

@@ -102,6 +102,10 @@ class Tail:
         index = mx.array(list(rows))
         return Tail([a[index] for a in self.keys], [a[index] for a in self.values])
 
+    def fork(self) -> Tail:
+        """The same positions, in arrays of its own: assigning to a part of an array changes it for all its holders."""
+        return Tail([a[:] for a in self.keys], [a[:] for a in self.values])
+
     def resized(self, slots: int) -> Tail:
         """The same sequences with `slots` slots: cut off or filled with zeros behind."""
 

@@ -1,4 +1,4 @@
-"""A conversation keeps its pages: a turn reads only what is new, and says what a fresh reading would."""
+"""A conversation finds its pages again: a turn reads only what is new, and says what a fresh reading would."""
 
 from __future__ import annotations
 
@@ -42,19 +42,22 @@ def turn(
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.8, "seed": 5}])
 def test_turns_say_what_a_fresh_reading_says_and_prefill_only_what_is_new(pair: Pair, settings: dict[str, Any]) -> None:
     params = SamplingParams(max_tokens=30, **settings)
-    with Engine(pair, EngineConfig(max_context=1024)) as engine, engine.conversation() as conversation:
+    config = EngineConfig(max_context=1024)
+    with Engine(pair, config) as engine, Engine(pair, replace(config, prefix_cache=False)) as forgetful:
+        conversation = engine.conversation()
         messages: list[dict[str, str]] = []
         for text in ("first", "second question", "and a third one", "four"):
             messages.append({"role": "user", "content": text})
-            fresh = engine.chat(messages, params)
+            fresh = forgetful.chat(messages, params)
+            assert fresh.stats.prefix_hit_tokens == 0
             answer, stats = turn(conversation, messages, params)
             assert answer == fresh.text
             new = len(f"</><user>{text}</><assistant>")
-            assert stats.prefill_tokens <= new + 1
+            assert stats.prefill_tokens <= new + 1 + config.page_size
+            assert stats.prefill_tokens + stats.prefix_hit_tokens == fresh.prompt_tokens
             messages.append({"role": "assistant", "content": answer})
-        assert engine.memory().pages_used > 0
-        conversation.reset()
         assert engine.memory().pages_used == 0
+        assert engine.memory().pages_cached > 0
 
 
 def test_a_conversation_that_turns_elsewhere(pair: Pair) -> None:
@@ -109,7 +112,10 @@ def test_random_conversations_say_what_a_fresh_reading_says(pair: Pair, seed: in
         lookahead=seed % 2,
         prefill_chunk=chance.choice((7, 24, 512)),
     )
-    with Engine(replace(pair, draft=pair.target), config) as engine, engine.conversation() as conversation:
+    fresh = replace(config, prefix_cache=False)
+    agreeing = replace(pair, draft=pair.target)
+    with Engine(agreeing, config) as engine, Engine(agreeing, fresh) as forgetful:
+        conversation = engine.conversation()
         messages: list[dict[str, str]] = []
         for turn_ in range(8):
             if chance.random() < 0.2:
@@ -122,10 +128,9 @@ def test_random_conversations_say_what_a_fresh_reading_says(pair: Pair, seed: in
             cut = chance.random() < 0.3
             cancel = (lambda left=left: next(left, True)) if cut else None
             answer = "".join(c.text for c in conversation.stream(messages, params, draft_tokens=count, cancel=cancel))
-            expected = engine.chat(messages, params, draft_tokens=0).text
+            expected = forgetful.chat(messages, params, draft_tokens=0).text
             assert expected.startswith(answer) if cut else answer == expected
             messages.append({"role": "assistant", "content": answer})
-        conversation.reset()
         assert engine.memory().pages_used == 0
 
 
@@ -148,11 +153,13 @@ def test_an_error_in_the_middle_is_not_remembered(pair: Pair, monkeypatch: pytes
         assert stats.prefill_tokens == len(engine.pair.tokenizer.encode_chat(messages))
 
 
-def test_a_conversation_that_is_dropped_gives_its_pages_back(pair: Pair) -> None:
-    with Engine(pair, EngineConfig(max_context=512)) as engine:
+def test_a_conversation_that_is_dropped_gives_its_pages_back() -> None:
+    with Engine(random_pair(), EngineConfig(max_context=4096)) as engine:
         conversation = engine.conversation()
-        turn(conversation, [{"role": "user", "content": "tell me about pages and tails"}])
-        assert engine.memory().pages_used > 0
-        del conversation
+        stream = conversation.stream([{"role": "user", "content": "tell me"}], max_tokens=3000, stop="never said")
+        next(stream)
+        assert engine.metrics().running == 1
+        del stream, conversation
         gc.collect()
+        assert engine.metrics().running == 0
         assert engine.memory().pages_used == 0

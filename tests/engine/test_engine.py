@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
@@ -146,12 +145,12 @@ def test_the_host_waits_once_a_cycle(pair: Pair, lookahead: int, monkeypatch: py
 
 
 def test_cancelling_between_passes(pair: Pair) -> None:
-    with Engine(pair, EngineConfig(max_context=256)) as engine:
+    with Engine(pair, EngineConfig(max_context=4096)) as engine:
         asked = iter([False] * 6)
-        chunks = list(engine.stream(prompt(9), max_tokens=200, cancel=lambda: next(asked, True)))
+        chunks = list(engine.stream(prompt(9), max_tokens=4000, cancel=lambda: next(asked, True)))
         assert chunks[-1].finish_reason == "cancelled"
         assert chunks[-1].stats is not None
-        assert 0 < chunks[-1].stats.emitted < 200
+        assert 0 < chunks[-1].stats.emitted < 4000
         at_once = list(engine.stream(prompt(9), cancel=lambda: True))
         assert at_once[-1].finish_reason == "cancelled"
         assert not any(c.text for c in at_once)
@@ -174,16 +173,18 @@ def test_progress_counts_prefilled_tokens(pair: Pair) -> None:
 
 
 def test_memory_says_what_is_held(pair: Pair) -> None:
-    with Engine(pair, EngineConfig(max_context=256)) as engine:
+    with Engine(pair, EngineConfig(max_context=4096)) as engine:
         assert engine.memory().waste == 0.0
-        stream = engine.stream(prompt(100), max_tokens=50)
+        stream = engine.stream(prompt(100), max_tokens=3900)
         next(stream)
         report = engine.memory()
-        assert report.pages_used == 6
+        assert 6 <= report.pages_used < report.pages_total
         assert report.bytes == engine._core.pool.nbytes
         assert 0 < report.waste < 1
         stream.close()
-        assert engine.memory().pages_used == 0
+        report = engine.memory()
+        assert report.pages_used == 0
+        assert report.pages_cached >= 6
 
 
 def test_what_is_refused(pair: Pair) -> None:
@@ -248,11 +249,9 @@ def test_mistakes_in_messages_are_named(pair: Pair) -> None:
 
 def test_a_bad_prompt_in_a_list_is_found_before_any_work(pair: Pair) -> None:
     with Engine(pair, EngineConfig(max_context=64)) as engine:
-        told: list[int] = []
-        engine._core.generation = lambda *_: told.append(1)  # type: ignore[method-assign, assignment]
         with pytest.raises(PromptError, match="70 tokens"):
             engine.generate([prompt(3), prompt(70)])
-        assert not told
+        assert engine.metrics().requests == 0
 
 
 def test_a_configuration_without_a_drafter_has_no_draft(pair: Pair) -> None:
@@ -274,40 +273,38 @@ def test_a_draft_is_not_asked_beyond_its_own_context(pair: Pair) -> None:
 
 
 def test_cancelling_while_the_draft_reads_the_prompt(pair: Pair) -> None:
+    """A step at a time: after the first token the draft reads for many steps."""
     with Engine(pair, EngineConfig(max_context=512, prefill_chunk=8)) as engine:
-        asked = 0
-
-        def cancel() -> bool:
-            nonlocal asked
-            asked += 1
-            return asked > 54
-
-        chunks = list(engine.stream(prompt(400), max_tokens=50, cancel=cancel))
+        core = engine._core
+        sequence = core.sequence(prompt(400), SamplingParams(max_tokens=50))
+        core.runner.add(sequence)
+        while not sequence.emitted:
+            core.runner.step()
+        core.runner.step()
+        assert 0 < sequence.draft_length < sequence.length - 1
+        sequence.cancel_wanted = True
+        ((_, chunks),) = core.runner.step()
         assert chunks[-1].finish_reason == "cancelled"
-        assert sum(chunk.token is not None for chunk in chunks) == 1
+        assert core.pool.allocator.pages_used == 0
 
 
 def test_closing_the_engine_ends_an_open_stream(pair: Pair) -> None:
-    engine = Engine(pair, EngineConfig(max_context=256))
-    stream = engine.stream(prompt(9), max_tokens=100)
+    engine = Engine(pair, EngineConfig(max_context=4096))
+    stream = engine.stream(prompt(9), max_tokens=4000)
     next(stream)
     engine.close()
     with pytest.raises(ClosedError):
         list(stream)
 
 
-def test_the_time_of_a_reader_is_no_decoding(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that only the reader moves."""
-    now = 100.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
+def test_a_reader_that_takes_its_time_holds_nobody_up(pair: Pair) -> None:
     with Engine(pair, EngineConfig(max_context=256)) as engine:
         assert engine.generate(prompt(100), max_tokens=1).stats.prefill_tokens == 100
-        stats = None
-        for chunk in engine.stream(prompt(9), max_tokens=5):
-            now += 10
-            stats = chunk.stats
-    assert stats is not None
-    assert stats.decode_s == stats.time_to_first_token_s == 0
+        handle = engine.submit(prompt(9), max_tokens=40)
+        assert handle.wait(60)
+        chunks = list(handle)
+    assert sum(chunk.token is not None for chunk in chunks) == 40
+    assert chunks[-1].stats is not None
 
 
 def test_two_streams_share_an_engine(pair: Pair) -> None:

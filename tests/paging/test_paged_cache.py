@@ -84,17 +84,39 @@ def test_a_ragged_batch_equals_each_sequence_alone(llama: LoadedModel) -> None:
     assert mx.array_equal(logits[1], expected[1][0, lengths[1] : lengths[1] + 2])
 
 
-def test_rewinding_forgets_and_reads_again(llama: LoadedModel) -> None:
+def test_pages_that_are_found_are_not_read_again(llama: LoadedModel) -> None:
+    """A second sequence over the first one's pages goes on from them with a tail of its own."""
     pool = pool_for(llama)
     kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
     old, new = prompt(40, 1), prompt(40, 1)[:21] + prompt(19, 2)
     for start in range(0, 40, 8):
         mx.eval(forward(llama, kv, [old[start : start + 8]], [start]))
         commit([kv], [[start + 8]])
-    assert kv.rewind(21) == 16
-    expected = contiguous(llama, new)
-    logits = forward(llama, kv, [new[16:24]], [16])
-    assert mx.array_equal(logits[0], expected[0, 16:24])
+    table = BlockTable(pool.allocator)
+    table.adopt(kv.tables[0].pages[: 16 // pool.page_size])
+    second = PagedKV.empty(pool, TARGET, table, SLOTS)
+    second.found(16 // pool.page_size)
+    logits = forward(llama, second, [new[16:24]], [16])
+    assert mx.array_equal(logits[0], contiguous(llama, new)[0, 16:24])
+
+
+def test_a_fork_goes_its_own_way(llama: LoadedModel) -> None:
+    """Both share the pages, and neither sees what the other writes into its tail."""
+    pool = pool_for(llama)
+    kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
+    texts = [prompt(20, 1) + prompt(20, 2), prompt(20, 1) + prompt(20, 3)]
+    for start in range(0, 20, 4):
+        mx.eval(forward(llama, kv, [texts[0][start : start + 4]], [start]))
+        commit([kv], [[start + 4]])
+    both = [kv, kv.fork(kv.tables[0].fork())]
+    for start in range(20, 40, 4):
+        for each, text in zip(both, texts, strict=True):
+            logits = forward(llama, each, [text[start : start + 4]], [start])
+            assert mx.array_equal(logits[0], contiguous(llama, text)[0, start : start + 4])
+        for each in both:
+            commit([each], [[start + 4]])
+    assert [each.tables[0].pages[0] for each in both] == [kv.tables[0].pages[0]] * 2
+    assert both[0].tables[0].pages[-1] != both[1].tables[0].pages[-1]
 
 
 def test_commits_are_in_place(llama: LoadedModel) -> None:
@@ -112,8 +134,8 @@ def test_commits_are_in_place(llama: LoadedModel) -> None:
         length += 8
         written += commit([kv], [[length - 1]])
         if length > 200:
-            length = kv.rewind(0)
             kv.tables[0].truncate(0)
+            kv, length = PagedKV.empty(pool, TARGET, kv.tables[0], SLOTS), 0
     assert [address(a) for a in pool.keys[TARGET] + pool.values[TARGET]] == before
 
 

@@ -5,13 +5,16 @@ A rule is a file with the two halves, `propose` and `verify`, and a row in `RULE
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import mlx.core as mx
 
 from helix_mlx.sampling.filters import Filters
 from helix_mlx.speculative.verification import block, coupled, greedy, rejection, token_rule
 from helix_mlx.speculative.verification.types import DraftStep, Rows, Rule, Verdict, one_hot
+
+Kind = TypeVar("Kind", bound=Hashable)
 
 RULES = {
     "greedy": Rule(greedy.propose, greedy.verify),
@@ -21,18 +24,21 @@ RULES = {
 }
 
 
-def verify(rows: Rows, rules: Sequence[str]) -> Verdict:
+def verify(rows: Rows, rules: Sequence[str], counts: Sequence[int] | None = None) -> Verdict:
     """Decide a cycle, each sequence by its own rule; a sequence's verdict is the same in any company.
 
     Args:
         rows: the cycle of B sequences.
         rules: B names of `RULES`.
+        counts: the drafts of each sequence, where not all have as many: those behind them were never proposed.
     """
-    groups = _by_rule(rules)
+    most = rows.target_logits.shape[1] - 1
+    groups = _groups([(rule, most if counts is None else counts[row]) for row, rule in enumerate(rules)])
     if len(groups) == 1:
-        return RULES[rules[0]].verify(rows)
-    verdicts = [RULES[rule].verify(rows.take(members)) for rule, members in groups.items()]
-    place = _places(groups)
+        (rule, count), _ = groups.popitem()
+        return RULES[rule].verify(rows.cut(count))
+    verdicts = [RULES[rule].verify(rows.take(members).cut(count)) for (rule, count), members in groups.items()]
+    place = _places(groups.values())
     return Verdict(
         mx.concatenate([verdict.accepted for verdict in verdicts])[place],
         mx.concatenate([verdict.next_token for verdict in verdicts])[place],
@@ -62,7 +68,7 @@ def draft_token(
         in every row, which is what a greedy batch gives.
     """
     step = DraftStep(draft_logits, index, filters, seeds, positions)
-    groups = _by_rule(rules)
+    groups = _groups(rules)
     if len(groups) == 1:
         return RULES[rules[0]].propose(step)
     tokens, probs = [], []
@@ -70,21 +76,21 @@ def draft_token(
         token, token_probs = RULES[rule].propose(step.take(members))
         tokens.append(token)
         probs.append(one_hot(token, draft_logits.shape[-1]) if token_probs is None else token_probs)
-    place = _places(groups)
+    place = _places(groups.values())
     return mx.concatenate(tokens)[place], mx.concatenate(probs)[place]
 
 
-def _by_rule(rules: Sequence[str]) -> dict[str, list[int]]:
-    """The sequences under each rule, in the order of the batch."""
-    groups: dict[str, list[int]] = {}
-    for row, rule in enumerate(rules):
-        groups.setdefault(rule, []).append(row)
+def _groups(kinds: Sequence[Kind]) -> dict[Kind, list[int]]:
+    """The sequences of each kind, in the order of the batch."""
+    groups: dict[Kind, list[int]] = {}
+    for row, kind in enumerate(kinds):
+        groups.setdefault(kind, []).append(row)
     return groups
 
 
-def _places(groups: dict[str, list[int]]) -> mx.array:
+def _places(groups: Iterable[list[int]]) -> mx.array:
     """Where each sequence of the batch is once the groups are laid end to end: [B] int32."""
-    members = [row for group in groups.values() for row in group]
+    members = [row for group in groups for row in group]
     places = [0] * len(members)
     for place, row in enumerate(members):
         places[row] = place

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
@@ -62,6 +62,17 @@ class Rows:
         index = mx.array(list(rows), mx.int32)
         draft = None if self.draft is None else self.draft.take(index)
         return Rows(self.target_logits[index], draft, self.filters.take(rows), self.seeds[index], self.positions[index])
+
+    def cut(self, count: int) -> Rows:
+        """The same cycle with the first `count` drafts alone."""
+        if self.target_logits.shape[1] == count + 1:
+            return self
+        draft = None
+        if count:
+            assert self.draft is not None
+            probs = self.draft.probs
+            draft = Draft(self.draft.tokens[:, :count], None if probs is None else probs[:, :count])
+        return replace(self, target_logits=self.target_logits[:, : count + 1], draft=draft)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,164 @@
+"""What a caller holds of a submitted request: its chunks as they come, its result, and the way to stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from helix_mlx.errors import SettingsError
+from helix_mlx.request import Chunk, Completion
+
+
+@dataclass(frozen=True)
+class News:
+    """What a reader has not seen yet: chunks, and prompt tokens read, done and in all."""
+
+    chunks: tuple[Chunk, ...]
+    progress: tuple[tuple[int, int], ...]
+
+
+class Handle:
+    """A submitted request. May be read and cancelled from any thread, and iterated with `for` or `async for`.
+
+    Args:
+        answers: n, the answers that were asked for.
+        cancel: called once, where somebody no longer wants them.
+        completed: makes the completion of the answer of an index, once it has ended.
+    """
+
+    def __init__(self, answers: int, cancel: Callable[[], None], completed: Callable[[int], Completion]) -> None:
+        self._cancel = cancel
+        self._completed = completed
+        self._condition = threading.Condition()
+        self._chunks: deque[Chunk] = deque()
+        self._progress: deque[tuple[int, int]] = deque()
+        self._running = answers
+        self._completions: list[Completion | None] = [None] * answers
+        self._error: BaseException | None = None
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether every answer has ended, or the request has failed."""
+        return self._running == 0
+
+    def cancel(self) -> None:
+        """End what is still running with finish reason "cancelled", and give its pages back."""
+        if not self.done:
+            self._cancel()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is done and holds no page any more; False where `timeout` seconds passed before."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self.done, timeout)
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the whole answer.
+
+        Raises:
+            HelixError: the request failed, or has several answers.
+            TimeoutError: `timeout` seconds passed before it ended.
+        """
+        if len(self._completions) != 1:
+            raise SettingsError(f"this request has {len(self._completions)} answers; ask for results()")
+        return self.results(timeout)[0]
+
+    def results(self, timeout: float | None = None) -> list[Completion]:
+        """Wait for all n answers; raises as `result` does."""
+        if not self.wait(timeout):
+            raise TimeoutError(f"the request has not ended in {timeout} seconds")
+        self._raise()
+        found = []
+        for completion in self._completions:
+            assert completion is not None
+            found.append(completion)
+        return found
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """The chunks as they come, the last one of each answer with its finish reason and stats.
+
+        Raises:
+            HelixError: the request failed.
+        """
+        while (news := self.news()) is not None:
+            yield from news.chunks
+
+    def news(self, timeout: float | None = None) -> News | None:
+        """Wait for what has come since the last call; None at the end, and nothing in it after `timeout` seconds.
+
+        Raises:
+            HelixError: the request failed.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._chunks or self._progress or self.done, timeout)
+            news = News(tuple(self._chunks), tuple(self._progress))
+            self._chunks.clear()
+            self._progress.clear()
+            if news.chunks or news.progress or not self.done:
+                return news
+        self._raise()
+        return None
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        """The same for `async for`; leaving the loop does not cancel the request, `cancel` does."""
+        while True:
+            with self._condition:
+                chunks, self._chunks = self._chunks, deque()
+                done = self.done
+                if not chunks and not done:
+                    loop = asyncio.get_running_loop()
+                    waiting = loop.create_future()
+                    self._waiters.append((loop, waiting))
+            for chunk in chunks:
+                yield chunk
+            if not chunks and done:
+                self._raise()
+                return
+            if not chunks:
+                await waiting
+
+    def deliver(self, chunks: Iterable[Chunk]) -> None:
+        """The engine's side: chunks for the reader; those with a finish reason end an answer."""
+        with self._condition:
+            if self.done:
+                return
+            for chunk in chunks:
+                self._chunks.append(chunk)
+                if chunk.finish_reason is not None:
+                    self._completions[chunk.index] = self._completed(chunk.index)
+                    self._running -= 1
+            self._tell()
+
+    def tell_progress(self, done: int, total: int) -> None:
+        """The engine's side: tokens of the prompt that have been read, and those to be read."""
+        with self._condition:
+            self._progress.append((done, total))
+            self._condition.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """The engine's side: nothing more will come, for this reason."""
+        with self._condition:
+            if not self.done:
+                self._error, self._running = error, 0
+                self._tell()
+
+    def _tell(self) -> None:
+        self._condition.notify_all()
+        waiters, self._waiters = self._waiters, []
+        for loop, waiting in waiters:
+            # A loop that has ended has nobody waiting in it any more.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, waiting)
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _wake(waiting: asyncio.Future[Any]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -1,0 +1,394 @@
+"""Carries out what the scheduler decides: admits, reads prompts, runs cycles, commits, and lets go."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from helix_mlx.engine.batch import Batch
+from helix_mlx.engine.metrics import Metrics
+from helix_mlx.engine.scheduler import Scheduler
+from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.step import cycle, read_known, tail_slots
+from helix_mlx.models.loader import LanguageModel
+from helix_mlx.paging.page_pool import DRAFT, TARGET, PagePool
+from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.paging.prefix_cache import PrefixCache
+from helix_mlx.request import Chunk
+from helix_mlx.speculative.drafter import Drafter
+
+Event = tuple[Sequence, list[Chunk]]
+"""Chunks of one answer; the last one of an answer has its finish reason."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a runner asks. `draft` is the model that `drafter` asks; both are None without one."""
+
+    target: LanguageModel
+    draft: LanguageModel | None
+    drafter: Drafter | None
+
+
+@dataclass(eq=False)
+class Flight:
+    """A cycle that the host has not read: what comes back, and who was in it with which K."""
+
+    packed: mx.array
+    sequences: list[Sequence]
+    counts: list[int]
+    drafting: set[int]
+    """Rows whose draft was asked."""
+
+
+class Runner:
+    """The sequences of an engine, step by step. One thread calls it, which owns MLX.
+
+    Args:
+        models: target and draft.
+        pool: their pages.
+        cache: the prefix cache over them.
+        scheduler: decides whose turn it is.
+        lookahead: cycles that are enqueued before one is read.
+    """
+
+    def __init__(
+        self, models: Models, pool: PagePool, cache: PrefixCache, scheduler: Scheduler[Sequence], lookahead: int
+    ) -> None:
+        self._models = models
+        self._pool = pool
+        self._cache = cache
+        self._scheduler = scheduler
+        self._lookahead = lookahead
+        self._batch: Batch | None = None
+        self._decode: list[tuple[Sequence, int]] = []
+        self._flights: deque[Flight] = deque()
+        self._steady = False
+        self._arrivals = 0
+        self._count = Counts()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._scheduler.waiting or self._scheduler.running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; its copies come after it."""
+        for each in (sequence, *sequence.copies):
+            each.arrival, self._arrivals = self._arrivals, self._arrivals + 1
+        self._scheduler.add(sequence)
+        self._count.requests += 1 + len(sequence.copies)
+        self._steady = False
+
+    def step(self) -> list[Event]:
+        """Do what is due: read a chunk of prompts, and run a cycle of all answers.
+
+        Returns:
+            What came out of it, for each answer.
+        """
+        began = time.perf_counter()
+        events: list[Event] = []
+        if not self._flights:
+            events += self._end_finished()
+            self._arrange()
+            self._launch()
+        elif self._may_run_ahead():
+            self._launch()
+        if self._flights and (len(self._flights) > self._lookahead or not self._may_run_ahead()):
+            events += self._read()
+        if not self._flights:
+            events += self._end_finished()
+        self._count.busy_s += time.perf_counter() - began
+        return events
+
+    def abandon(self) -> list[Sequence]:
+        """After an error: forget everything, since nothing that was read can be trusted; return who was there."""
+        gone = [*self._scheduler.running, *self._scheduler.waiting]
+        gone += [copy for sequence in gone for copy in sequence.copies]
+        self._flights.clear()
+        self._batch, self._decode = None, []
+        for sequence in gone:
+            self._scheduler.remove(sequence)
+            sequence.let_go()
+        self._cache.clear()
+        self._count.failed += len(gone)
+        return gone
+
+    def metrics(self) -> Metrics:
+        """What has been done, and what is held now."""
+        allocator, size = self._pool.allocator, self._pool.page_size
+        running = self._scheduler.running
+        slots = sum(tail_slots(size, self._lookahead) if s.target is None else s.target.tail.slots for s in running)
+        pages = {page for s in running for page in s.table.pages}
+        held = len(pages) * size + slots
+        # A page that several share is used once; what lies in no page yet is used by one.
+        filled = len(pages) * size + sum(max(0, s.target_length - s.pages_held * size) for s in running)
+        per_position = self._pool.bytes_per_page(self._pool.layers, 1)
+        return Metrics(
+            running=len(running),
+            waiting=len(self._scheduler.waiting),
+            pages_total=allocator.pages_total,
+            pages_used=allocator.pages_used,
+            pages_cached=allocator.pages_cached,
+            tail_bytes=slots * per_position,
+            waste=1 - filled / held if held else 0.0,
+            **vars(self._count),
+        )
+
+    # What may change while the device is idle.
+
+    def _end_finished(self) -> list[Event]:
+        """Let those go that have ended or are not wanted any more; the device is idle."""
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            if sequence.cancel_wanted and not sequence.finished:
+                sequence.finish_reason = "cancelled"
+        gone = [s for s in (*self._scheduler.running, *self._scheduler.waiting) if s.finished]
+        if not gone:
+            return []
+        if self._batch is not None and any(s.finished for s in self._batch.sequences):
+            self._commit()
+            self._arrange_batch([(s, count) for s, count in self._decode if not s.finished])
+        events: list[Event] = []
+        for sequence in gone:
+            self._scheduler.remove(sequence)
+            self._start_copies(sequence, [])
+            sequence.let_go()
+            events.append((sequence, [self._last_chunk(sequence)]))
+        self._steady = False
+        return events
+
+    def _last_chunk(self, sequence: Sequence) -> Chunk:
+        rest = sequence.finish_text()
+        stats = sequence.stats
+        if stats.emitted:
+            stats.decode_s = time.perf_counter() - sequence.first_at
+            stats.tokens_per_s = (stats.emitted - 1) / stats.decode_s if stats.decode_s > 0 else 0.0
+        if sequence.finish_reason == "cancelled":
+            self._count.cancelled += 1
+        else:
+            self._count.finished += 1
+        return Chunk(rest, finish_reason=sequence.finish_reason, stats=stats, index=sequence.index)
+
+    def _arrange(self) -> None:
+        """Commit, change who runs, and read what has to be read before the next cycle."""
+        if self._batch is not None and self._batch.due():
+            self._commit()
+        turn = self._scheduler.admit(self._pool.allocator.pages_free, self._pages_needed)
+        for sequence in turn.preempt:
+            self._preempt(sequence)
+        for sequence in turn.admit:
+            self._admit(sequence)
+        plan = self._scheduler.plan()
+        for sequence, count in plan.prefill:
+            self._read_prompt(sequence, count)
+        for sequence, count in plan.draft_prefill:
+            self._read_draft(sequence, count)
+        decode = self._with_copies(plan.decode)
+        self._arrange_batch(decode)
+        self._decode = decode
+        first = any(s.emitted_count == 0 for s, _ in decode)
+        self._steady = not (plan.prefill or plan.draft_prefill or first or self._scheduler.waiting)
+
+    def _arrange_batch(self, decode: list[tuple[Sequence, int]]) -> None:
+        if not decode:
+            self._batch = None
+            return
+        sequences = [s for s, _ in decode]
+        if self._batch is None:
+            self._batch = Batch(sequences)
+        drafts = any(count for _, count in decode)
+        ready = [s for s in sequences if drafts and self._may_draft(s)]
+        self._batch.arrange(sequences, ready)
+
+    def _may_draft(self, sequence: Sequence) -> bool:
+        # Before its first token a sequence may have no last two tokens to read.
+        begun = sequence.emitted_count > 0 and sequence.draft_wanted > 0
+        return begun and sequence.draft_length >= sequence.length - 1
+
+    def _commit(self) -> None:
+        assert self._batch is not None
+        self._batch.commit()
+        for sequence, done in zip(self._batch.sequences, self._batch.target.committed, strict=True):
+            self._cache.add(sequence.table, sequence.tokens, done // self._pool.page_size)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's pages for older ones; it comes back by reading its tokens again."""
+        assert not sequence.finished
+        if self._batch is not None and sequence in self._batch.sequences:
+            self._arrange_batch([(s, 0) for s in self._batch.sequences if s is not sequence])
+        sequence.let_go()
+        sequence.stats.preemptions += 1
+        self._count.preemptions += 1
+
+    def _pages_needed(self, sequence: Sequence) -> int:
+        """Pages that a waiting sequence would take from those that can be had, to hold the tokens known now."""
+        found = self._cache.match(sequence.tokens[: sequence.length]).pages
+        shared = sum(self._pool.allocator.holders(page) > 0 for page in found)
+        return sequence.length // self._pool.page_size - shared
+
+    def _admit(self, sequence: Sequence) -> None:
+        """Begin with what the prefix cache holds of the sequence's tokens."""
+        size = self._pool.page_size
+        found = self._cache.match(sequence.tokens[: sequence.length])
+        sequence.table.adopt(found.pages, found.digests)
+        slots = tail_slots(size, self._lookahead)
+        sequence.target = PagedKV.empty(self._pool, TARGET, sequence.table, slots)
+        sequence.target.found(len(found.pages))
+        sequence.target_length = sequence.read_from = len(found.pages) * size
+        sequence.stats.prefix_hit_tokens += sequence.target_length
+        self._count.prefix_hit_tokens += sequence.target_length
+        if self._models.draft is not None and sequence.draft_tokens:
+            sequence.draft = PagedKV.empty(self._pool, DRAFT, sequence.table, slots)
+            self._find_drafted(sequence)
+        if not sequence.began_at:
+            sequence.began_at = time.perf_counter()
+
+    def _find_drafted(self, sequence: Sequence) -> None:
+        """Go past pages that the draft has read already, for this sequence or for another that shares them."""
+        size, kv = self._pool.page_size, sequence.draft
+        assert kv is not None
+        pages = kv.committed[0] // size
+        # The draft reads the last two tokens again, so the page of the first of them stays out.
+        most = min(len(sequence.table.pages), max(0, sequence.length - 1) // size)
+        while pages < most and sequence.table.pages[pages] in self._pool.allocator.drafted:
+            pages += 1
+        if pages * size > sequence.draft_length:
+            kv.found(pages)
+            sequence.draft_length = pages * size
+
+    def _read_prompt(self, sequence: Sequence, count: int) -> None:
+        """The target reads the next tokens of one sequence."""
+        kv, start = sequence.target, sequence.target_length
+        assert kv is not None
+        read_known(self._models.target, kv, sequence.tokens[start : start + count], start)
+        sequence.target_length = start + count
+        sequence.stats.prefill_tokens += count
+        self._count.prefill_tokens += count
+        self._cache.add(sequence.table, sequence.tokens, kv.committed[0] // self._pool.page_size)
+        if not sequence.emitted_count:
+            sequence.stats.prefill_s = time.perf_counter() - sequence.began_at
+        if sequence.progress is not None:
+            sequence.progress(sequence.target_length - sequence.read_from, sequence.length - sequence.read_from)
+
+    def _read_draft(self, sequence: Sequence, count: int) -> None:
+        """The draft reads the next tokens of one sequence, all but the last two at most."""
+        assert self._models.draft is not None
+        if sequence.draft is None:
+            # It drafted with the batch until now.
+            assert self._batch is not None
+            self._batch.arrange(self._batch.sequences, [])
+        assert sequence.draft is not None
+        self._find_drafted(sequence)
+        start = sequence.draft_length
+        tokens = sequence.tokens[start : min(start + count, sequence.length - 1)]
+        if tokens:
+            read_known(self._models.draft, sequence.draft, tokens, start)
+            sequence.draft_length = start + len(tokens)
+            self._count.draft_prefill_tokens += len(tokens)
+
+    def _with_copies(self, decode: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """Those who run a cycle now, with the copies of those that have just read their prompt."""
+        for sequence, _ in list(decode):
+            if sequence.copies:
+                decode = self._start_copies(sequence, decode)
+        return decode
+
+    def _start_copies(self, sequence: Sequence, decode: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """Fork a sequence that has read its prompt, into as many of its copies as may run now; the others wait."""
+        copies, sequence.copies = sequence.copies, []
+        for copy in copies:
+            if decode and self._scheduler.start(copy, self._pool.allocator.pages_free):
+                assert sequence.target is not None
+                copy.table = sequence.table.fork()
+                copy.target = sequence.target.fork(copy.table)
+                copy.target_length = copy.read_from = sequence.target_length
+                copy.stats.prefix_hit_tokens = sequence.target_length
+                copy.began_at = time.perf_counter()
+                if self._models.draft is not None and copy.draft_tokens:
+                    slots = tail_slots(self._pool.page_size, self._lookahead)
+                    copy.draft = PagedKV.empty(self._pool, DRAFT, copy.table, slots)
+                decode = [*decode, (copy, 0)]
+            else:
+                self._scheduler.add(copy)
+        return decode
+
+    # The cycle.
+
+    def _may_run_ahead(self) -> bool:
+        """Whether another cycle of the same sequences may be enqueued before the last one is read."""
+        batch = self._batch
+        if not self._lookahead or not self._steady or batch is None or batch.due():
+            return False
+        return not any(s.finished or s.cancel_wanted for s in batch.sequences)
+
+    def _launch(self) -> None:
+        batch = self._batch
+        if batch is None:
+            return
+        asked = {id(sequence): count for sequence, count in self._decode}
+        counts = [asked[id(sequence)] for sequence in batch.sequences]
+        in_flight = sum(max(flight.counts) + 1 for flight in self._flights)
+        packed = cycle(self._models.target, self._models.drafter, batch, counts, in_flight)
+        drafting = set(batch.drafting) if max(counts) else set()
+        self._flights.append(Flight(packed, list(batch.sequences), counts, drafting))
+        self._count.target_passes += 1
+
+    def _read(self) -> list[Event]:
+        """Wait for the oldest cycle and take its tokens: the one host synchronisation of a cycle."""
+        flight = self._flights.popleft()
+        if not self._flights:
+            # As good a wait as the next line's, and after it a commit finds the device idle.
+            mx.synchronize()
+        rows: Any = flight.packed.tolist()
+        events: list[Event] = []
+        for row, (sequence, (kept, *tokens)) in enumerate(zip(flight.sequences, rows, strict=True)):
+            if sequence.finished:
+                continue
+            count = flight.counts[row]
+            drafted = max(flight.counts) if row in flight.drafting else 0
+            events.append((sequence, self._take(sequence, tokens[: kept + 1], count, drafted)))
+        return events
+
+    def _take(self, sequence: Sequence, tokens: list[int], count: int, draft_passes: int) -> list[Chunk]:
+        stats = sequence.stats
+        stats.host_syncs += 1
+        if sequence.emitted_count == 0:
+            stats.prefill_tokens += 1  # the last token of the prompt, which this cycle has read
+            self._count.prefill_tokens += 1
+            sequence.first_at = time.perf_counter()
+            stats.time_to_first_token_s = sequence.first_at - sequence.submitted_at
+        else:
+            stats.target_passes += 1
+            stats.draft_passes += draft_passes
+        before = stats.accepted
+        chunks = sequence.accept(tokens, count)
+        self._count.emitted += len(chunks)
+        self._count.drafted += count
+        self._count.accepted += stats.accepted - before
+        sequence.target_length = sequence.length
+        if draft_passes:
+            sequence.draft_length = sequence.length - 1
+        return chunks
+
+
+@dataclass
+class Counts:
+    """The counters of `Metrics`, as they grow."""
+
+    requests: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    preemptions: int = 0
+    prefill_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    draft_prefill_tokens: int = 0
+    emitted: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    target_passes: int = 0
+    busy_s: float = 0.0

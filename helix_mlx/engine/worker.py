@@ -1,0 +1,116 @@
+"""The one thread that owns MLX: takes in requests from any number of threads and steps until all are answered.
+
+Since MLX 0.31.2 what a thread has put on a stream belongs to that thread, so nothing that is still lazy may cross.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from helix_mlx.engine.handle import Handle
+from helix_mlx.engine.metrics import Metrics
+from helix_mlx.engine.runner import Event, Runner
+from helix_mlx.engine.sequence import Sequence
+from helix_mlx.errors import ClosedError
+from helix_mlx.request import Chunk
+
+
+class Worker:
+    """Runs a runner on a thread of its own, which starts with the first request and sleeps while there is none.
+
+    Args:
+        runner: nobody else may call it.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._condition = threading.Condition()
+        self._inbox: deque[tuple[Sequence, Handle]] = deque()
+        self._handles: dict[Sequence, Handle] = {}
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self.metrics: Metrics = runner.metrics()
+
+    def submit(self, requests: list[tuple[Sequence, Handle]]) -> None:
+        """Hand over sequences, with their copies, and who waits for them; all of them before the next step.
+
+        Raises:
+            ClosedError: the engine has been closed.
+        """
+        with self._condition:
+            self.check_open()
+            self._inbox.extend(requests)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="helix-engine", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+
+    def wake(self) -> None:
+        """Something changed that a sleeping thread should see."""
+        with self._condition:
+            self._condition.notify()
+
+    def check_open(self) -> None:
+        """Raise ClosedError where the engine has been closed."""
+        if self._closed:
+            raise ClosedError("this engine is closed; load another one")
+
+    def close(self) -> None:
+        """End the thread after the step it is in; whoever waits is told so. Safe to call twice."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._take_in():
+                self._step()
+        finally:
+            self._runner.abandon()
+            self._fail_all(ClosedError("this engine was closed before the answer ended; load another one"))
+
+    def _take_in(self) -> bool:
+        """Wait for something to do; False once the engine is closed."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed or self._inbox or not self._runner.idle)
+            if self._closed:
+                return False
+            arrived, self._inbox = self._inbox, deque()
+        for sequence, handle in arrived:
+            for each in (sequence, *sequence.copies):
+                self._handles[each] = handle
+            self._runner.add(sequence)
+        return True
+
+    def _step(self) -> None:
+        try:
+            events = self._runner.step()
+        except BaseException as error:  # whatever it is, those who wait on other threads have to hear of it
+            self._runner.abandon()
+            self.metrics = self._runner.metrics()
+            self._fail_all(error)
+            return
+        # A reader that has the last chunk finds the pages given back.
+        self.metrics = self._runner.metrics()
+        self._deliver(events)
+
+    def _deliver(self, events: list[Event]) -> None:
+        chunks: dict[Handle, list[Chunk]] = {}
+        for sequence, new in events:
+            chunks.setdefault(self._handles[sequence], []).extend(new)
+            if sequence.finished and new[-1].finish_reason is not None:
+                del self._handles[sequence]
+        for handle, new in chunks.items():
+            handle.deliver(new)
+
+    def _fail_all(self, error: BaseException) -> None:
+        with self._condition:
+            handles = {*self._handles.values(), *(handle for _, handle in self._inbox if self._closed)}
+            self._handles.clear()
+            if self._closed:
+                self._inbox.clear()
+        for handle in handles:
+            handle.fail(error)

@@ -1,0 +1,93 @@
+"""Which pages hold which tokens: whole pages stay known when nobody holds them, until their memory is wanted."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from helix_mlx.paging.block_table import BlockTable
+from helix_mlx.paging.page_allocator import PageAllocator
+
+
+@dataclass(frozen=True)
+class Match:
+    """Pages that hold the beginning of some tokens, and their digests."""
+
+    pages: list[int]
+    digests: list[bytes]
+
+
+class PrefixCache:
+    """Finds pages by what is in them: the page's tokens, and those of all pages before it.
+
+    The key of a page is a digest of its parent's key and of its own tokens; the first page's parent is the identity
+    of the models. Only pages that were committed are known, so no draft that was not verified can be among them.
+
+    Args:
+        allocator: keeps known pages when their last holder lets go, and tells which one it takes for something else.
+        page_size: positions in a page.
+        identity: of the models that the keys and values come from.
+        enabled: False knows nothing, ever.
+    """
+
+    def __init__(self, allocator: PageAllocator, page_size: int, identity: bytes, enabled: bool = True) -> None:
+        self._allocator = allocator
+        self._page_size = page_size
+        self._root = blake2b(identity, digest_size=32).digest()
+        self._enabled = enabled
+        self._pages: dict[bytes, int] = {}
+        self._digests: dict[int, bytes] = {}
+        allocator.forget = self._forget
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def match(self, tokens: Sequence[int]) -> Match:
+        """The longest chain of known pages that these tokens begin with. Nobody holds them for that yet."""
+        found = Match([], [])
+        digest = self._root
+        if not self._pages:
+            return found
+        for start in range(0, len(tokens) - self._page_size + 1, self._page_size):
+            digest = self._chained(digest, tokens[start : start + self._page_size])
+            page = self._pages.get(digest)
+            if page is None:
+                break
+            found.pages.append(page)
+            found.digests.append(digest)
+        return found
+
+    def add(self, table: BlockTable, tokens: Sequence[int], pages: int) -> None:
+        """Know the first pages of a block table.
+
+        Args:
+            table: of a sequence with these tokens; it remembers what is known of it already.
+            tokens: at least as many as fill the pages.
+            pages: how many of its pages are committed.
+        """
+        if not self._enabled:
+            return
+        size = self._page_size
+        for index in range(len(table.digests), pages):
+            parent = table.digests[-1] if table.digests else self._root
+            digest = self._chained(parent, tokens[index * size : (index + 1) * size])
+            table.digests.append(digest)
+            # Where two sequences have read the same, the page of the first stays the known one.
+            if digest not in self._pages:
+                page = table.pages[index]
+                self._pages[digest], self._digests[page] = page, digest
+                self._allocator.keep(page)
+
+    def clear(self) -> None:
+        """Know nothing any more."""
+        for page in list(self._digests):
+            self._forget(page)
+            self._allocator.unkeep(page)
+
+    def _chained(self, parent: bytes, tokens: Sequence[int]) -> bytes:
+        return blake2b(parent + struct.pack(f"<{len(tokens)}I", *tokens), digest_size=32).digest()
+
+    def _forget(self, page: int) -> None:
+        del self._pages[self._digests.pop(page)]
