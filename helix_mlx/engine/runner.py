@@ -68,6 +68,7 @@ class Runner:
         self._decode: list[tuple[Sequence, int]] = []
         self._flights: deque[Flight] = deque()
         self._steady = False
+        self._device_idle = True
         self._arrivals = 0
         self._count = Counts()
 
@@ -177,7 +178,7 @@ class Runner:
         """Commit, change who runs, and read what has to be read before the next cycle."""
         if self._batch is not None and self._batch.due():
             self._commit()
-        turn = self._scheduler.admit(self._pool.allocator.pages_free, self._pages_needed)
+        turn = self._scheduler.admit(self._pool.allocator.pages_free, self._pages_needed, self._pages_returned)
         for sequence in turn.preempt:
             self._preempt(sequence)
         for sequence in turn.admit:
@@ -211,6 +212,9 @@ class Runner:
 
     def _commit(self) -> None:
         assert self._batch is not None
+        if not self._device_idle:
+            mx.synchronize()
+        self._device_idle = False
         self._batch.commit()
         for sequence, done in zip(self._batch.sequences, self._batch.target.committed, strict=True):
             self._cache.add(sequence.table, sequence.tokens, done // self._pool.page_size)
@@ -229,6 +233,10 @@ class Runner:
         found = self._cache.match(sequence.tokens[: sequence.length]).pages
         shared = sum(self._pool.allocator.holders(page) > 0 for page in found)
         return sequence.length // self._pool.page_size - shared
+
+    def _pages_returned(self, sequence: Sequence) -> int:
+        """Pages that can be had once a running sequence has let go."""
+        return sum(self._pool.allocator.holders(page) == 1 for page in sequence.table.pages)
 
     def _admit(self, sequence: Sequence) -> None:
         """Begin with what the prefix cache holds of the sequence's tokens."""
@@ -264,6 +272,7 @@ class Runner:
         """The target reads the next tokens of one sequence."""
         kv, start = sequence.target, sequence.target_length
         assert kv is not None
+        self._device_idle = False
         read_known(self._models.target, kv, sequence.tokens[start : start + count], start)
         sequence.target_length = start + count
         sequence.stats.prefill_tokens += count
@@ -286,6 +295,7 @@ class Runner:
         start = sequence.draft_length
         tokens = sequence.tokens[start : min(start + count, sequence.length - 1)]
         if tokens:
+            self._device_idle = False
             read_known(self._models.draft, sequence.draft, tokens, start)
             sequence.draft_length = start + len(tokens)
             self._count.draft_prefill_tokens += len(tokens)
@@ -334,6 +344,7 @@ class Runner:
         in_flight = sum(max(flight.counts) + 1 for flight in self._flights)
         packed = cycle(self._models.target, self._models.drafter, batch, counts, in_flight)
         drafting = set(batch.drafting) if max(counts) else set()
+        self._device_idle = False
         self._flights.append(Flight(packed, list(batch.sequences), counts, drafting))
         self._count.target_passes += 1
 
@@ -343,6 +354,7 @@ class Runner:
         if not self._flights:
             # As good a wait as the next line's, and after it a commit finds the device idle.
             mx.synchronize()
+            self._device_idle = True
         rows: Any = flight.packed.tolist()
         events: list[Event] = []
         for row, (sequence, (kept, *tokens)) in enumerate(zip(flight.sequences, rows, strict=True)):

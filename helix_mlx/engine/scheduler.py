@@ -136,14 +136,20 @@ class Scheduler(Generic[J]):
         self.running.append(job)
         return True
 
-    def admit(self, pages_free: int, pages_needed: Callable[[J], int]) -> Turn[J]:
+    def admit(
+        self, pages_free: int, pages_needed: Callable[[J], int], pages_returned: Callable[[J], int] | None = None
+    ) -> Turn[J]:
         """Preempt where pages run out before the next cycle, else let those begin whose turn it is.
+
+        What it leaves running finds its pages for 1 + `lookahead` cycles; call it again before more of them commit.
 
         Args:
             pages_free: pages that can be had.
             pages_needed: pages that a waiting job would take from those for the tokens it knows now.
+            pages_returned: pages that can be had once a running job has let go, and no more than those: all but what
+                it shares. Without it no job may share any.
         """
-        preempted = self._preempt(pages_free)
+        preempted = self._preempt(pages_free, pages_returned)
         admitted: list[J] = []
         if not preempted:
             spoken_for = sum(self._wanted(job, 2) for job in self.running)
@@ -183,20 +189,22 @@ class Scheduler(Generic[J]):
                 budget -= count
             if count < missing:
                 ready.remove(id(job))
+        # Those that stay behind leave their rows to the others.
+        cap = self._cap([job.draft_wanted if id(job) in ready else 0 for job in decoding])
         kept = {id(job) for job in decoding}
         for job in self.running:
             if id(job) in kept:
                 plan.decode.append((job, min(job.draft_wanted, cap) if id(job) in ready else 0))
         return plan
 
-    def _preempt(self, pages_free: int) -> list[J]:
+    def _preempt(self, pages_free: int, pages_returned: Callable[[J], int] | None) -> list[J]:
         """The youngest that have to go, so that the others can commit what the next cycles bring."""
         preempted: list[J] = []
         order = sorted(self.running, key=_order)
         while len(order) > 1 and sum(self._wanted(job, 1) for job in order) > pages_free:
             job = order.pop()
-            # Pages that it shares with others do not come back, and the next round takes one more, if need be.
-            pages_free += job.pages_held
+            # Two that go and share pages return more than this says: one too many may go, but never one too few.
+            pages_free += job.pages_held if pages_returned is None else pages_returned(job)
             preempted.append(job)
         for job in preempted:
             self.running.remove(job)

@@ -23,7 +23,7 @@ def tail_slots(page_size: int, lookahead: int) -> int:
 def read_known(model: LanguageModel, kv: PagedKV, tokens: list[int], start: int) -> None:
     """Let a model read known tokens of one sequence in one pass, and commit the pages that this fills.
 
-    The device is idle before and after it.
+    What was in flight before has ended after it, and only the commit is in flight then.
 
     Args:
         model: the model that `kv` belongs to.
@@ -34,8 +34,10 @@ def read_known(model: LanguageModel, kv: PagedKV, tokens: list[int], start: int)
     Raises:
         MemoryBudgetError: no page is free.
     """
-    # An answer may have ended, or waited for its draft, with more than a page in its tail.
-    commit([kv], [[start]])
+    # A draft that was not asked for a while may have left more than a page in its tail.
+    if kv.due([start]):
+        mx.synchronize()
+        commit([kv], [[start]])
     slots = kv.tail.slots
     kv.tail = kv.tail.resized(max(slots, start - kv.committed[0] + len(tokens)))
     limit = start + len(tokens)

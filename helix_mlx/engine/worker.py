@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+import mlx.core as mx
+
 from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.runner import Event, Runner
@@ -71,6 +73,7 @@ class Worker:
         finally:
             self._runner.abandon()
             self._fail_all(ClosedError("this engine was closed before the answer ended; load another one"))
+            mx.clear_streams()
 
     def _take_in(self) -> bool:
         """Wait for something to do; False once the engine is closed."""

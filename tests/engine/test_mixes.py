@@ -1,0 +1,131 @@
+"""Random mixes of requests that arrive, cancel, fork and are preempted: each says what it would say alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from helix_mlx.config import EngineConfig
+from helix_mlx.engine.core import Core
+from helix_mlx.engine.engine import Engine
+from helix_mlx.engine.sequence import Sequence
+from helix_mlx.models.pair import Pair
+from helix_mlx.request import SamplingParams
+from tests.support import byte_tokenizer, pool_addresses, prompt, random_model
+
+STEPS = 350
+LONGEST = 44
+PROMPTS = [prompt(length, 1)[: length // 2] + prompt(length - length // 2, length) for length in (1, 2, 9, 17, 24, 33, 40)]
+SETTINGS = [SamplingParams(), SamplingParams(temperature=0.9, seed=7), SamplingParams(temperature=1.2, seed=8, top_k=9)]
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    target = random_model("llama", num_hidden_layers=2, intermediate_size=16)
+    draft = random_model("llama", 3, num_hidden_layers=1, intermediate_size=16)
+    return Pair("small", target, draft, byte_tokenizer())
+
+
+class Oracle:
+    """What each request says alone, plainly, without pages that anybody read before."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._engine = Engine(replace(pair, draft=None), EngineConfig(max_context=128, prefix_cache=False))
+        self._known: dict[tuple[int, SamplingParams], list[int]] = {}
+
+    def __call__(self, number: int, params: SamplingParams) -> list[int]:
+        """The first LONGEST tokens."""
+        key = number, replace(params, max_tokens=LONGEST)
+        if key not in self._known:
+            self._known[key] = self._engine.generate(PROMPTS[number], key[1]).tokens
+        return self._known[key]
+
+
+@pytest.fixture(scope="module")
+def oracle(pair: Pair) -> Iterator[Oracle]:
+    oracle = Oracle(pair)
+    yield oracle
+    oracle._engine.close()
+
+
+class Mix:
+    """A core that is driven a step at a time, and what is expected of it."""
+
+    def __init__(self, core: Core, chance: random.Random) -> None:
+        self.core = core
+        self.chance = chance
+        self.live: dict[Sequence, tuple[int, SamplingParams]] = {}
+        self.ended: list[tuple[Sequence, tuple[int, SamplingParams]]] = []
+
+    def arrive(self) -> None:
+        chance = self.chance
+        number, params = chance.randrange(len(PROMPTS)), chance.choice(SETTINGS)
+        params = replace(params, max_tokens=chance.randint(1, LONGEST))
+        count, priority = chance.choice((0, 0, 1, 2, 4, 7)), chance.choice((0, 0, 0, 1))
+        group = []
+        for index in range(chance.choice((1, 1, 1, 1, 2, 4))):
+            if params.seed is not None:
+                params = replace(params, seed=params.seed + min(index, 1))
+            sequence = self.core.sequence(PROMPTS[number], params, count)
+            sequence.priority, sequence.index = priority, index
+            self.live[sequence] = number, params
+            group.append(sequence)
+        group[0].copies = group[1:]
+        self.core.runner.add(group[0])
+
+    def step(self) -> None:
+        events = self.core.runner.step()
+        for sequence, chunks in events:
+            if chunks[-1].finish_reason is not None:
+                self.ended.append((sequence, self.live.pop(sequence)))
+
+    def check(self, oracle: Oracle) -> None:
+        for sequence, (number, params) in self.ended:
+            expected = oracle(number, params)[: params.max_tokens]
+            if sequence.finish_reason == "cancelled":
+                assert sequence.emitted == expected[: len(sequence.emitted)]
+            else:
+                assert sequence.emitted == expected, (number, params, sequence.draft_tokens, sequence.stats)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_request_says_what_it_says_alone(pair: Pair, oracle: Oracle, seed: int) -> None:
+    chance = random.Random(seed)
+    page_size = chance.choice((4, 8, 16))
+    chosen = replace(pair, draft=pair.target) if seed % 2 else pair
+    sizing = Engine(chosen, EngineConfig(page_size=page_size, max_context=96))
+    per_page = sizing.memory().bytes // (sizing.memory().pages_total + 1)
+    sizing.close()
+    config = EngineConfig(
+        page_size=page_size,
+        max_context=96,
+        kv_memory=per_page * (1 + chance.choice((1, 2, 3)) * 96 // page_size),
+        prefill_chunk=chance.choice((5, 16, 64)),
+        max_sequences=chance.choice((3, 8, 16)),
+        max_rows=chance.choice((16, 24, 128)),
+        lookahead=seed // 2 % 2,
+        prefix_cache=seed % 3 > 0,
+    )
+    with Engine(chosen, config) as engine:
+        mix = Mix(engine._core, chance)
+        allocator = engine._core.pool.allocator
+        addresses = pool_addresses(engine._core)
+        for _ in range(STEPS):
+            if chance.random() < 0.25 and len(mix.live) < 16:
+                mix.arrive()
+            if chance.random() < 0.03 and mix.live:
+                chance.choice(list(mix.live)).cancel_wanted = True
+            mix.step()
+        for _ in range(10 * STEPS):
+            if not mix.live:
+                break
+            mix.step()
+        assert not mix.live
+        mix.check(oracle)
+        assert allocator.pages_used == 0
+        assert allocator.pages_free == allocator.pages_total
+        assert pool_addresses(engine._core) == addresses
+        assert len(mix.ended) > 30
