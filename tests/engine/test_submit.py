@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -236,6 +238,22 @@ def test_an_engine_that_is_dropped_takes_its_thread_along(pair: Pair) -> None:
     assert set(threading.enumerate()) != before
     del engine
     assert set(threading.enumerate()) == before
+
+
+def test_a_program_ends_as_it_should_with_its_engines_open_or_just_closed() -> None:
+    """MLX's streams of a thread have to go before the thread does: otherwise the interpreter may abort at its end."""
+    program = (
+        "from helix_mlx.engine.engine import Engine\n"
+        "from helix_mlx.config import EngineConfig\n"
+        "from tests.support import prompt, random_pair\n"
+        "pair = random_pair()\n"
+        "engines = [Engine(pair, EngineConfig(max_context=64)) for _ in range(4)]\n"
+        "for engine in engines: engine.generate(prompt(9), max_tokens=3)\n"
+        "engines[0].submit(prompt(9), max_tokens=50)\n"
+        "for engine in engines[1:]: engine.close()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_arrays_that_a_model_makes_lazily_cross_to_the_engines_thread() -> None:
