@@ -61,3 +61,22 @@ class Metrics:
 
 GAUGES = ("running", "waiting", "pages_total", "pages_used", "pages_cached", "tail_bytes", "waste", "tokens_per_s")
 """The fields that may fall; all others only grow."""
+
+
+@dataclass
+class Counts:
+    """The counters of `Metrics`, as they grow."""
+
+    requests: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    preemptions: int = 0
+    prefill_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    draft_prefill_tokens: int = 0
+    emitted: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    target_passes: int = 0
+    busy_s: float = 0.0

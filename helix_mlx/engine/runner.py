@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from helix_mlx.engine.batch import Batch
-from helix_mlx.engine.metrics import Metrics
+from helix_mlx.engine.metrics import Counts, Metrics
 from helix_mlx.engine.scheduler import Scheduler
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.engine.step import cycle, read_known, tail_slots
@@ -286,10 +286,7 @@ class Runner:
     def _read_draft(self, sequence: Sequence, count: int) -> None:
         """The draft reads the next tokens of one sequence, all but the last two at most."""
         assert self._models.draft is not None
-        if sequence.draft is None:
-            # It drafted with the batch until now.
-            assert self._batch is not None
-            self._batch.arrange(self._batch.sequences, [])
+        # Who has something to read has left the batch's draft after the cycle that it was not asked in.
         assert sequence.draft is not None
         self._find_drafted(sequence)
         start = sequence.draft_length
@@ -302,10 +299,12 @@ class Runner:
 
     def _with_copies(self, decode: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
         """Those who run a cycle now, with the copies of those that have just read their prompt."""
+        before = len(decode)
         for sequence, _ in list(decode):
             if sequence.copies:
                 decode = self._start_copies(sequence, decode)
-        return decode
+        cap = self._scheduler.most_drafts(len(decode))
+        return decode if len(decode) == before else [(s, min(count, cap)) for s, count in decode]
 
     def _start_copies(self, sequence: Sequence, decode: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
         """Fork a sequence that has read its prompt, into as many of its copies as may run now; the others wait."""
@@ -332,6 +331,8 @@ class Runner:
         """Whether another cycle of the same sequences may be enqueued before the last one is read."""
         batch = self._batch
         if not self._lookahead or not self._steady or batch is None or batch.due():
+            return False
+        if not self._scheduler.covers(self._pool.allocator.pages_free):
             return False
         return not any(s.finished or s.cancel_wanted for s in batch.sequences)
 
@@ -385,22 +386,3 @@ class Runner:
         if draft_passes:
             sequence.draft_length = sequence.length - 1
         return chunks
-
-
-@dataclass
-class Counts:
-    """The counters of `Metrics`, as they grow."""
-
-    requests: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    preemptions: int = 0
-    prefill_tokens: int = 0
-    prefix_hit_tokens: int = 0
-    draft_prefill_tokens: int = 0
-    emitted: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    target_passes: int = 0
-    busy_s: float = 0.0

@@ -165,6 +165,13 @@ class Scheduler(Generic[J]):
                 admitted.append(job)
         return Turn(preempted, admitted)
 
+    def covers(self, pages_free: int) -> bool:
+        """Whether all that run find their pages for 1 + `lookahead` cycles from what is known of them.
+
+        Ask before each cycle that is enqueued without `admit`; where it says no, read what is in flight first.
+        """
+        return sum(self._wanted(job, 1) for job in self.running) <= pages_free
+
     def plan(self) -> Plan[J]:
         """What is read before the next cycle, and who is in it."""
         plan: Plan[J] = Plan()
@@ -178,24 +185,27 @@ class Scheduler(Generic[J]):
                 budget -= count
             if count == missing:
                 decoding.append(job)
-        drafting = [job for job in decoding if job.emitted_count and job.draft_wanted]
-        cap = self._cap([job.draft_wanted if job in drafting else 0 for job in decoding])
-        ready = {id(job) for job in drafting if cap}
-        for job in drafting if cap else []:
+        cap = self.most_drafts(len(decoding))
+        ready = set()
+        for job in decoding:
+            if not (cap and job.emitted_count and job.draft_wanted):
+                continue
             missing = max(0, job.length - 1 - job.draft_length)
             count = min(missing, budget)
             if count:
                 plan.draft_prefill.append((job, count))
                 budget -= count
-            if count < missing:
-                ready.remove(id(job))
-        # Those that stay behind leave their rows to the others.
-        cap = self._cap([job.draft_wanted if id(job) in ready else 0 for job in decoding])
+            if count == missing:
+                ready.add(id(job))
         kept = {id(job) for job in decoding}
         for job in self.running:
             if id(job) in kept:
                 plan.decode.append((job, min(job.draft_wanted, cap) if id(job) in ready else 0))
         return plan
+
+    def most_drafts(self, decoding: int) -> int:
+        """The largest K with which all rows of so many jobs fit one pass: each has the rows of the longest."""
+        return max(0, self.limits.max_rows // max(1, decoding) - 1)
 
     def _preempt(self, pages_free: int, pages_returned: Callable[[J], int] | None) -> list[J]:
         """The youngest that have to go, so that the others can commit what the next cycles bring."""
@@ -219,13 +229,6 @@ class Scheduler(Generic[J]):
         """Pages that a job may fill in the next cycles."""
         cycles += self.limits.lookahead
         return (job.length + cycles * (job.draft_wanted + 1)) // self.limits.page_size
-
-    def _cap(self, wanted: list[int]) -> int:
-        """The most drafts a job may have for all rows to fit one pass."""
-        cap = max(wanted, default=0)
-        while cap and sum(1 + min(count, cap) for count in wanted) > self.limits.max_rows:
-            cap -= 1
-        return cap
 
 
 def _order(job: Job) -> tuple[int, int]:

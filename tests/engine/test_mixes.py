@@ -18,7 +18,9 @@ from tests.support import byte_tokenizer, pool_addresses, prompt, random_model
 
 STEPS = 350
 LONGEST = 44
-PROMPTS = [prompt(length, 1)[: length // 2] + prompt(length - length // 2, length) for length in (1, 2, 9, 17, 24, 33, 40)]
+PROMPTS = [
+    prompt(length, 1)[: length // 2] + prompt(length - length // 2, length) for length in (1, 2, 9, 17, 24, 33, 40)
+]
 SETTINGS = [SamplingParams(), SamplingParams(temperature=0.9, seed=7), SamplingParams(temperature=1.2, seed=8, top_k=9)]
 
 

@@ -73,7 +73,7 @@ def test_draft_lengths_and_drafters_differ_in_one_batch(pair: Pair) -> None:
     """Also with the target as its own draft, so that every draft is kept, to the last of each sequence's own K."""
     expected = [plain(pair.target.model, prompt(20 + seed, seed), 40) for seed in range(6)]
     for chosen in (pair, replace(pair, draft=pair.target)):
-        with Engine(chosen, EngineConfig(max_context=128)) as engine:
+        with Engine(chosen, EngineConfig(max_context=128, max_rows=48)) as engine:
             handles = [
                 engine.submit(prompt(20 + seed, seed), max_tokens=40, draft_tokens=count, drafter=drafter)
                 for seed, (count, drafter) in enumerate(
@@ -104,8 +104,9 @@ def test_rows_of_a_pass_are_bounded(pair: Pair) -> None:
     with Engine(pair, EngineConfig(max_context=128, max_sequences=6, max_rows=13)) as engine:
         done = engine.generate([prompt(9, seed) for seed in range(6)], max_tokens=20, draft_tokens=7)
         assert [completion.tokens for completion in done] == expected
-        assert all(completion.stats.drafted <= completion.stats.target_passes * 7 for completion in done)
-        assert done[0].stats.accepted_by_position[1:] == [] or done[0].stats.target_passes > 0
+        # Six sequences in a pass of at most thirteen rows: one draft each, until some have ended.
+        assert done[0].stats.accepted_by_position
+        assert all(completion.stats.drafted <= completion.stats.target_passes * 3 for completion in done)
 
 
 def test_n_answers_share_the_prompts_pages(pair: Pair) -> None:
