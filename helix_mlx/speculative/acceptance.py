@@ -1,0 +1,74 @@
+"""How many drafts of a sequence are kept: a running estimate by position, of one sequence and one drafter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from helix_mlx.request import MAX_DRAFT_TOKENS
+
+PRIOR = 0.7
+"""The share of drafts that is kept where nothing is known: a usual pair's. High, since drafts have to be tried."""
+PRIOR_WEIGHT = 4.0
+"""How many drafts the prior counts as."""
+MEMORY = 0.97
+"""What is left of a cycle's weight after the next one: some 30 cycles count."""
+FADED = 0.3
+"""What is left of everything where drafts are tried again after a while without."""
+
+
+class Acceptance:
+    """The chance that draft i is kept where all before it were, for i = 1..K.
+
+    What happened long ago counts less. Positions that were never reached count like the one before them.
+
+    Args:
+        prior: the chance before anything was seen, such as that of other sequences of the same pair.
+    """
+
+    def __init__(self, prior: float = PRIOR) -> None:
+        self.prior = prior
+        self._kept = [0.0] * MAX_DRAFT_TOKENS
+        self._seen = [0.0] * MAX_DRAFT_TOKENS
+        self._guess = [PRIOR_WEIGHT] * MAX_DRAFT_TOKENS  # what the guess counts as, less with every draft seen
+
+    def note(self, drafted: int, accepted: int) -> None:
+        """A cycle of `drafted` drafts, of which the first `accepted` were kept."""
+        assert 0 <= accepted <= drafted <= MAX_DRAFT_TOKENS
+        for index in range(MAX_DRAFT_TOKENS):
+            reached = index < min(accepted + 1, drafted)
+            self._kept[index] = self._kept[index] * MEMORY + (reached and index < accepted)
+            self._seen[index] = self._seen[index] * MEMORY + reached
+            # What is not tried is forgotten, too, so that it is tried again.
+            guess = self._guess[index] * MEMORY
+            self._guess[index] = guess if reached else guess + PRIOR_WEIGHT * (1 - MEMORY)
+
+    def fade(self) -> None:
+        """What was seen is of another time: it counts little against what comes now."""
+        for numbers in (self._kept, self._seen, self._guess):
+            numbers[:] = [number * FADED for number in numbers]
+
+    @property
+    def weight(self) -> float:
+        """How much is known: the first drafts seen, old ones counting less."""
+        return self._seen[0]
+
+    def chances(self) -> list[float]:
+        """The estimates for i = 1..7, each between 0 and 1."""
+        found, before = [], self.prior
+        for kept, seen, guess in zip(self._kept, self._seen, self._guess, strict=True):
+            before = (kept + guess * before) / (seen + guess)
+            found.append(before)
+        return found
+
+    def tokens(self) -> list[float]:
+        """The expected tokens of a cycle of K drafts, for K = 0..7: one of the target, and the drafts that are kept."""
+        return expected_tokens(self.chances())
+
+
+def expected_tokens(chances: Sequence[float]) -> list[float]:
+    """1 + a1 + a1 a2 + ..., for K = 0..len(chances) (Leviathan and others, arXiv 2211.17192, by position)."""
+    tokens, reached = [1.0], 1.0
+    for chance in chances:
+        reached *= chance
+        tokens.append(tokens[-1] + reached)
+    return tokens

@@ -1,0 +1,78 @@
+"""What a cycle costs: a ladder measured once, corrected by what the cycles of this run really take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from helix_mlx.request import MAX_DRAFT_TOKENS
+
+_TRUST = 3.0
+"""How many cycles the ladder counts as, against those that were measured."""
+_MEMORY = 0.97
+"""What is left of a measurement's weight after the next one of its kind."""
+_SPREAD = 0.5
+"""A cycle counts as at most e^0.5 times longer or shorter than expected: commits and other programs disturb some."""
+
+
+@dataclass(frozen=True)
+class CostLadder:
+    """Seconds of the parts of a cycle, for a number of sequences and a length of context.
+
+    Args:
+        target_s: of a target pass of 1..8 rows a sequence.
+        draft_s: of one step of the draft model; 0 without one.
+        draft_read_s: of a token that the draft reads of a text that is known, many in one pass.
+    """
+
+    target_s: tuple[float, ...]
+    draft_s: float
+    draft_read_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        assert len(self.target_s) == MAX_DRAFT_TOKENS + 1
+        assert min(self.target_s) > 0 <= self.draft_s
+
+    def cycle_s(self, count: int, asks_model: bool = True) -> float:
+        """A cycle of K drafts."""
+        return self.target_s[count] + count * self.draft_s * asks_model
+
+
+class Costs:
+    """The cost of a cycle of K drafts: the ladder's, corrected by measured cycles of that K, and by all of them.
+
+    Args:
+        ladder: where to begin.
+    """
+
+    def __init__(self, ladder: CostLadder) -> None:
+        self.ladder = ladder
+        # By K and whether the model was asked: the mean logarithm of measured by expected, and its weight.
+        self._off: dict[tuple[int, bool], tuple[float, float]] = {}
+
+    def note(self, count: int, asks_model: bool, seconds: float) -> None:
+        """A cycle of K drafts took so long."""
+        if seconds <= 0:
+            return
+        key = count, asks_model and count > 0
+        off = math.log(seconds / self.ladder.cycle_s(*key))
+        if self._off:
+            # The first one is taken as it is: the machine may be slower as a whole than when the ladder was made.
+            expected = self._expected(key)
+            off = max(min(off, expected + _SPREAD), expected - _SPREAD)
+        mean, weight = self._off.get(key, (0.0, 0.0))
+        weight = weight * _MEMORY + 1.0
+        self._off[key] = mean + (off - mean) / weight, weight
+
+    def cycle_s(self, count: int, asks_model: bool = True) -> float:
+        """What a cycle of K drafts is expected to take."""
+        key = count, asks_model and count > 0
+        return self.ladder.cycle_s(*key) * math.exp(self._expected(key))
+
+    def _expected(self, key: tuple[int, bool]) -> float:
+        if not self._off:
+            return 0.0
+        shares = [(mean, weight / (weight + _TRUST)) for mean, weight in self._off.values()]
+        whole = sum(mean * share for mean, share in shares) / sum(share for _, share in shares)
+        mean, weight = self._off.get(key, (whole, 0.0))
+        return (mean * weight + whole * _TRUST) / (weight + _TRUST)

@@ -1,0 +1,81 @@
+"""The draft length that pays, on the ladders that are shipped and on texts of all kinds: by a simulated clock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from helix_mlx.bench.simulator import compare, ladders, traces
+from helix_mlx.speculative.acceptance import Acceptance
+from helix_mlx.speculative.costs import CostLadder
+from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, DraftLength, Offer
+
+LADDER = CostLadder((1.0, 1.05, 1.1, 1.2, 1.3, 1.8, 2.0, 2.2), draft_s=0.1)
+
+
+def known(kept: int, drafted: int = 4) -> Acceptance:
+    acceptance = Acceptance()
+    for _ in range(60):
+        acceptance.note(drafted, kept)
+    return acceptance
+
+
+@pytest.mark.parametrize("draft_cost", [0.05, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("name", ["m3-max", "m4-pro", "m5-max"])
+def test_it_never_loses_and_regrets_little(name: str, draft_cost: float) -> None:
+    ladder = ladders(draft_cost)[name]
+    for kind, trace in traces(1500).items():
+        found = [compare(trace, ladder, seed) for seed in range(2)]
+        speeds = {key: sum(each[key] for each in found) / len(found) for key in found[0]}
+        auto = speeds.pop("auto")
+        assert auto >= 0.98 * speeds["0"], kind
+        assert auto >= 0.95 * max(speeds.values()), kind
+
+
+def test_the_best_drafter_is_asked() -> None:
+    length = DraftLength()
+    model = Offer(MODEL, known(2), 7, LADDER.cycle_s)
+    ngram = Offer(NGRAM, known(2), 7, lambda count: LADDER.cycle_s(count, asks_model=False))
+    assert length.choose([model, ngram], 1.0, 100).drafter == NGRAM
+    absent = Offer(NGRAM, known(2), 0, LADDER.cycle_s)
+    assert length.choose([model, absent], 1.0, 100).drafter == MODEL
+    assert length.choose([], 1.0, 100) == DraftLength().choose([absent], 1.0, 100)
+
+
+def test_no_drafts_where_they_do_not_pay() -> None:
+    length = DraftLength()
+    choice = length.choose([Offer(MODEL, known(0), 7, LADDER.cycle_s)], 1.0, 100)
+    assert (choice.drafter, choice.count) == (NOBODY, 0)
+    assert "not pay" in choice.reason
+
+
+def test_nothing_is_drafted_behind_the_end() -> None:
+    for left in range(1, 6):
+        assert DraftLength().choose([Offer(MODEL, known(4), 7, LADDER.cycle_s)], 1.0, left).count <= left - 1
+
+
+def test_reading_a_long_text_has_to_pay_in_a_short_answer() -> None:
+    offer = Offer(MODEL, known(4), 7, LADDER.cycle_s, catch_up_s=20.0)
+    assert DraftLength().choose([offer], 1.0, 8).count == 0
+    assert DraftLength().choose([Offer(MODEL, known(4), 7, LADDER.cycle_s)], 1.0, 8).count > 0
+
+
+def test_a_draft_that_has_become_good_is_found_again() -> None:
+    length, acceptance = DraftLength(), known(0)
+    offer = Offer(MODEL, acceptance, 7, LADDER.cycle_s)
+    counts = []
+    for _ in range(400):
+        count = length.choose([offer], 1.0, 1000).count
+        if count:
+            acceptance.note(count, count)
+            length.note(count, count)
+        counts.append(count)
+    assert counts[0] == 0
+    assert counts[-1] >= 3
+
+
+def test_it_needs_no_mlx() -> None:
+    program = "import sys, helix_mlx.speculative.draft_length; assert 'mlx.core' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
