@@ -29,8 +29,8 @@ def stats_lines(stats: Stats) -> list[str]:
         f"drafted {stats.drafted}, accepted by position {_positions(stats)}",
         f"target passes {stats.target_passes} ({stats.tokens_per_pass:.2f} tokens each), "
         f"draft passes {stats.draft_passes}, host waits {stats.host_syncs}",
-        f"prefill {_plural(stats.prefill_tokens, 'token')} in {stats.prefill_s:.2f} s, first token after "
-        f"{stats.time_to_first_token_s:.2f} s",
+        f"prefill {_plural(stats.prefill_tokens, 'token')} in {stats.prefill_s:.2f} s, "
+        f"{stats.prefix_hit_tokens} found in pages, first token after {stats.time_to_first_token_s:.2f} s",
         f"decoding {stats.decode_s:.2f} s, {stats.tokens_per_s:.1f} tokens/s",
     ]
     return lines

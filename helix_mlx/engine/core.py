@@ -14,7 +14,7 @@ import mlx.core as mx
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.answer import Answer
 from helix_mlx.engine.handle import Handle
-from helix_mlx.engine.memory import allocate_pool
+from helix_mlx.engine.memory import DEFAULT_CONTEXT, allocate_pool
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.runner import Models, Runner
 from helix_mlx.engine.scheduler import Limits, Scheduler
@@ -50,6 +50,7 @@ class Core:
             pair = replace(pair, draft=None)
         self.pair = pair
         self.pool, self.config = allocate_pool(pair, config)
+        self._context_chosen = config.max_context is not None
         for number, loaded in enumerate((pair.target, pair.draft)):
             if loaded is None:
                 continue
@@ -151,8 +152,11 @@ class Core:
         if not tokens:
             raise PromptError("the prompt is empty; give some text")
         if len(tokens) >= context:
+            made_for = self.pair.target.max_context or DEFAULT_CONTEXT
+            raised = "--max-context" if self._context_chosen else "--kv-memory" if context < made_for else ""
             raise PromptError(
-                f"the prompt has {len(tokens)} tokens and the context {context}; shorten it, or raise --max-context"
+                f"the prompt has {len(tokens)} tokens and the context {context}; shorten it"
+                + (f", or raise {raised}" if raised else "")
             )
         vocab_size = self.pair.target.vocab_size
         if not 0 <= min(tokens) <= max(tokens) < vocab_size:

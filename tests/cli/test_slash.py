@@ -158,7 +158,8 @@ def test_stats_tells_the_last_answer_and_the_memory(repl: Repl) -> None:
     respond(repl, "so")
     respond(repl, "/stats")
     assert "emitted 3 tokens, 1 of them from drafts (33%)" in said(repl)
-    assert "3 of 64 pages in use" in said(repl)
+    assert "0 found in pages" in said(repl)
+    assert "3 of 64 pages in use, 5 kept" in said(repl)
 
 
 def test_save_writes_markdown_and_does_not_overwrite(repl: Repl, tmp_path: Path) -> None:

@@ -282,5 +282,8 @@ def test_what_a_submission_refuses(pair: Pair) -> None:
         with pytest.raises(SettingsError, match="either one Request"):
             engine.submit(Request("a"), max_tokens=3)
         assert engine.metrics().requests == 0
+        per_page = engine.memory().bytes // (engine.memory().pages_total + 1)
+    with Engine(pair, EngineConfig(kv_memory=5 * per_page)) as small, pytest.raises(PromptError, match="--kv-memory"):
+        small.submit(prompt(70))
     with pytest.raises(SettingsError, match="max-rows is 4"):
         EngineConfig(max_rows=4, max_sequences=5)
