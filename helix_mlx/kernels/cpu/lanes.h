@@ -56,6 +56,13 @@ HELIX_INLINE V load(const float* from) {
   std::memcpy(&v, from, sizeof v);
   return v;
 }
+HELIX_INLINE void put(float* to, V v) { std::memcpy(to, &v, sizeof v); }
+// Keeps the compiler from loading a vector again for each use.
+HELIX_INLINE void hold(V& v) {
+#if defined(__AVX__)
+  asm("" : "+x"(v));
+#endif
+}
 #if defined(__FMA__)
 HELIX_INLINE V fma(V a, V b, V c) { return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 #elif defined(__aarch64__)
