@@ -10,7 +10,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int kRows = 6;
 #else
-constexpr int kRows = 5;  // with two rows of weights, as the factored sums need ten registers and their codes the others
+constexpr int kRows = 5;  // by two rows of weights, whose factored sums and codes take all sixteen registers
 #endif
 static_assert(kRows <= kMostRows);
 
@@ -72,7 +72,7 @@ void multiply_codes(const Slice& slice, const float* x, int rows, float* const* 
     case 3: return multiply_rows<Codes, 3>(slice, x, y, count);
     case 4: return multiply_rows<Codes, 4>(slice, x, y, count);
     case 5: return multiply_rows<Codes, 5>(slice, x, y, count);
-    default: return multiply_rows<Codes, 6>(slice, x, y, count);
+    default: return multiply_rows<Codes, kRows>(slice, x, y, count);
   }
 }
 

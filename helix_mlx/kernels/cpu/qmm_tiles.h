@@ -34,8 +34,6 @@ int64_t sums_of_groups(int64_t groups) {
   return Codes::kFactored ? (groups + kLanes - 1) / kLanes * kLanes : 0;
 }
 
-#if !defined(__AVX512F__)
-
 // Floats, and zeros for those that are past the end.
 HELIX_INLINE V load_some(const float* from, int64_t count) {
   if (count >= kLanes) return load(from);
@@ -121,8 +119,6 @@ HELIX_INLINE void add_factored(const Slice& slice, const float* x, int64_t n, in
   }
   if constexpr (kInRegisters) unroll<M * R>([&](auto i) HELIX_LAMBDA { sums[i.value] = near[i.value]; });
 }
-
-#endif
 
 // Adds the inputs [first, last) to the sums, a weight at a time.
 template <class Codes, int M, int R>
