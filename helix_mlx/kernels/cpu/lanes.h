@@ -72,9 +72,26 @@ HELIX_INLINE V fma(V a, V b, V c) {
 #else
 HELIX_INLINE V fma(V a, V b, V c) { return a * b + c; }
 #endif
+#if defined(__AVX__)
+HELIX_INLINE float sum(V a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)a), _mm256_extractf128_ps((__m256)a, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+#else
 HELIX_INLINE float sum(V a) { return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7])); }
+#endif
 
 #endif
+
+HELIX_INLINE void put(float* to, V v) { std::memcpy(to, &v, sizeof v); }
+
+// Keeps the compiler from loading a vector again for each use.
+HELIX_INLINE void hold(V& v) {
+#if defined(__AVX__)
+  asm("" : "+x"(v));
+#endif
+}
 
 }  // namespace
 }  // namespace helix

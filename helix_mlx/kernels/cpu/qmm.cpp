@@ -34,7 +34,7 @@ struct Segment {
 int64_t bytes(Scalar type) { return type == Scalar::float32 ? 4 : 2; }
 
 // The rows by matrix: `order[i]` is the row that comes i-th.
-std::vector<Segment> segments_of(const Weights& weights, const Rows& rows, std::vector<int64_t>& order) {
+std::vector<Segment> segments_of(const Weights& weights, const Rows& rows, int most, std::vector<int64_t>& order) {
   for (int64_t i = 0; i < rows.count; i++) order[i] = i;
   const uint32_t* experts = rows.experts;
   if (experts) std::stable_sort(order.begin(), order.end(), [=](int64_t a, int64_t b) { return experts[a] < experts[b]; });
@@ -45,7 +45,7 @@ std::vector<Segment> segments_of(const Weights& weights, const Rows& rows, std::
     segments.back().last = i + 1;
   }
   for (Segment& s : segments) {
-    const int64_t count = s.last - s.first, blocks = (count + kMostRows - 1) / kMostRows;
+    const int64_t count = s.last - s.first, blocks = (count + most - 1) / most;
     s.block = (count + blocks - 1) / blocks;
     const int64_t wanted = kChunkWork / (weights.inputs * s.block);
     s.step = std::clamp<int64_t>(wanted / kTileStep * kTileStep, kTileStep, kMostStep);
@@ -65,10 +65,15 @@ Weights expert_of(const Weights& all, int64_t expert) {
 class Product {
  public:
   Product(const Weights& weights, const Rows& rows)
-      : weights_(weights), rows_(rows), form_(form()), order_(rows.count), segments_(segments_of(weights, rows, order_)) {}
+      : weights_(weights),
+        rows_(rows),
+        form_(form()),
+        room_(form_.room(weights)),
+        order_(rows.count),
+        segments_(segments_of(weights, rows, form_.rows, order_)) {}
 
   void run() {
-    const size_t size = sizeof(float) * rows_.count * weights_.inputs;
+    const size_t size = sizeof(float) * rows_.count * room_;
     arranged_.reset(static_cast<float*>(::operator new(size, std::align_val_t(64))));
     int64_t chunks = 0;
     for (Segment& s : segments_) {
@@ -93,8 +98,8 @@ class Product {
       const int rows = static_cast<int>(std::min(s.block, s.last - block));
       const int64_t start = rows_.starts ? rows_.starts[order_[i]] : order_[i] * weights_.inputs;
       const char* x = static_cast<const char*>(rows_.x) + start * bytes(rows_.type);
-      float* to = arranged_.get() + block * weights_.inputs + before * form_.lanes;
-      form_.arrange(weights_, x, rows_.type, rows_.stride, to, rows);
+      float* to = arranged_.get() + block * room_;
+      form_.arrange(weights_, x, rows_.type, rows_.stride, to, static_cast<int>(before), rows);
     }
   }
 
@@ -110,7 +115,7 @@ class Product {
   }
 
   void multiply_block(const Weights& weights, int64_t i, int count, int64_t first, int64_t last) {
-    const float* x = arranged_.get() + i * weights.inputs;
+    const float* x = arranged_.get() + i * room_;
     float* y[kMostRows];
     if (rows_.type == Scalar::float32) {
       for (int m = 0; m < count; m++) y[m] = static_cast<float*>(rows_.y) + order_[i + m] * weights.outputs + first;
@@ -129,6 +134,7 @@ class Product {
   const Weights weights_;
   const Rows rows_;
   const QmmForm& form_;
+  const int64_t room_;
   std::vector<int64_t> order_;
   std::vector<Segment> segments_;
   std::unique_ptr<float[], Free> arranged_;
