@@ -84,6 +84,19 @@ def test_errors_are_no_larger_than_mlxs(
     assert np.abs(doubles(ours) - truth).max() <= np.abs(doubles(mlxs) - truth).max() * 1.5
 
 
+@pytest.mark.parametrize("mean", [0, 4])
+@pytest.mark.parametrize("inputs", [128, 256, 512])
+def test_errors_are_no_larger_than_mlxs_for_few_inputs(library: CpuLibrary, inputs: int, mean: float) -> None:
+    weights = quantized(64, 4, outputs=500, inputs=inputs)
+    x = normal(24, inputs) + mean
+    truth = exact(x, weights, 64, 4)
+    error, allowed = (
+        np.sqrt(np.mean((doubles(quantized_matmul(x, *weights, 64, 4, which)) - truth) ** 2))
+        for which in (library, None)
+    )
+    assert error <= allowed * 1.001
+
+
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 @pytest.mark.parametrize("bits", BITS)
 def test_a_row_is_bitwise_the_same_for_any_number_of_rows(library: CpuLibrary, bits: int, group_size: int) -> None:
@@ -153,11 +166,22 @@ def test_no_rows_and_one_vector(cpu_library: CpuLibrary) -> None:
     assert mx.array_equal(y, quantized_matmul(x[None], *weights, 64, 4, cpu_library)[0])
 
 
-@pytest.mark.parametrize(("dtype", "value"), [*((d, v) for d in DTYPES for v in (1e-7, 65504.0)), (DTYPES[0], 3e38)])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e-7, 65504.0, 3e38])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_unusual_numbers_come_through(library: CpuLibrary, dtype: mx.Dtype, value: float) -> None:
-    """One input that is not zero, against weights that are one: the result is that input, with no overflow inside."""
-    weights = mx.quantize(mx.ones((1, 64)), 64, 4)
+    """One input that is not zero, against weights that are one or nothing: the result is that input."""
+    weights = mx.quantize(mx.concatenate([mx.ones((1, 64)), mx.zeros((1, 64))]), 64, 4)
     x = mx.zeros((1, 64), dtype)
+    x[0, 3] = value
+    y = quantized_matmul(x, *weights, 64, 4, library)
+    assert mx.array_equal(y[0, 0], x[0, 3], equal_nan=True)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [*((d, v) for d in DTYPES for v in (1e-7, 65504.0)), (DTYPES[0], 3e38)])
+def test_large_and_small_numbers_come_through(library: CpuLibrary, dtype: mx.Dtype, value: float) -> None:
+    """The same where there are many inputs, with no overflow inside."""
+    weights = mx.quantize(mx.ones((1, INPUTS)), 64, 4)
+    x = mx.zeros((1, INPUTS), dtype)
     x[0, 3] = value
     y = quantized_matmul(x, *weights, 64, 4, library)
     assert mx.allclose(y[0, 0], x[0, 3], rtol=1e-6, atol=0)
@@ -167,8 +191,8 @@ def test_unusual_numbers_come_through(library: CpuLibrary, dtype: mx.Dtype, valu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_what_is_not_a_number_shows(library: CpuLibrary, dtype: mx.Dtype, value: float) -> None:
     """An input that is infinite, or no number, makes no finite result."""
-    weights = mx.quantize(normal(3, 64), 64, 4)
-    x = normal(2, 64, dtype=dtype)
+    weights = mx.quantize(normal(3, INPUTS), 64, 4)
+    x = normal(2, INPUTS, dtype=dtype)
     x[0, 3] = value
     y = quantized_matmul(x, *weights, 64, 4, library)
     assert mx.isfinite(y).tolist() == [[False] * 3, [True] * 3]

@@ -61,13 +61,17 @@ struct Nibbles {
   }
 };
 
-#elif defined(__FMA__) || defined(__aarch64__)
+#else
 
-// Codes of 4 bits, 32 or 64 at a time, in lanes of one word each; of 32 codes, the upper lanes hold the upper halves
-// of the words again. A code is not shifted down but cut out where it stands, which makes it a power of 16 too large;
+#if defined(__FMA__) || defined(__aarch64__)
+#define HELIX_FACTORED 1
+
+constexpr int kFactoredFrom = 512;  // inputs: over fewer, factored sums are less exact than those of weights
+
+// The same codes, in lanes of one word each; of 32 codes, the upper lanes hold the upper halves of the words again. A code is not shifted down but cut out where it stands, which makes it a power of 16 too large;
 // x is made smaller by the same power instead, and by kShrink more so that no product with a code can overflow.
 template <int kBlock>
-struct Nibbles {
+struct FactoredNibbles {
   static constexpr bool kFactored = true;
   static constexpr int kSize = kBlock;
   static constexpr int kBytes = kBlock / 2;
@@ -103,9 +107,10 @@ struct Nibbles {
   }
 };
 
-#else
+#endif
 
-// The same, as weights: where a product is rounded before it is added, factoring costs more exactness than it should.
+// Codes of 4 bits as weights, for few inputs, and where a product is rounded before it is added: there factoring costs
+// more exactness than it should.
 template <int kBlock>
 struct Nibbles {
   static constexpr bool kFactored = false;

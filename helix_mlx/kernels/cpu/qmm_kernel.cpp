@@ -14,6 +14,16 @@ constexpr int kRows = 5;  // by two rows of weights, whose factored sums and cod
 #endif
 static_assert(kRows <= kMostRows);
 
+// Calls f with the kind of codes that a matrix has.
+template <class F>
+void with_codes(const Weights& w, const F& f) {
+  if (w.bits == 8) return f(Bytes{});
+#if defined(HELIX_FACTORED)
+  if (w.inputs >= kFactoredFrom) return w.group == 32 ? f(FactoredNibbles<32>{}) : f(FactoredNibbles<64>{});
+#endif
+  w.group == 32 ? f(Nibbles<32>{}) : f(Nibbles<64>{});
+}
+
 // The inputs that M rows of x may span to stay in the nearest cache while several tiles read them.
 template <class Codes, int M>
 constexpr int64_t kSpan = 24 * 1024 / static_cast<int64_t>(M * sizeof(float) * 64) * 64;
@@ -86,12 +96,7 @@ void multiply(const Weights& w, const float* x, int rows, float* const* y, int64
       row_groups,
       w.inputs,
       __builtin_ctz(static_cast<unsigned>(w.group))};
-  if (w.bits == 8)
-    multiply_codes<Bytes>(slice, x, rows, y, last - first);
-  else if (w.group == 32)
-    multiply_codes<Nibbles<32>>(slice, x, rows, y, last - first);
-  else
-    multiply_codes<Nibbles<64>>(slice, x, rows, y, last - first);
+  with_codes(w, [&](auto codes) { multiply_codes<decltype(codes)>(slice, x, rows, y, last - first); });
 }
 
 // Row m of a block of x, in vectors that take turns with those of the other rows; after all of them come the sums of
@@ -126,12 +131,7 @@ void arrange_codes(const Weights& w, const void* x, int64_t stride, float* block
 
 template <class Type>
 void arrange_type(const Weights& w, const void* x, int64_t stride, float* block, int m, int rows) {
-  if (w.bits == 8)
-    arrange_codes<Bytes, Type>(w, x, stride, block, m, rows);
-  else if (w.group == 32)
-    arrange_codes<Nibbles<32>, Type>(w, x, stride, block, m, rows);
-  else
-    arrange_codes<Nibbles<64>, Type>(w, x, stride, block, m, rows);
+  with_codes(w, [&](auto codes) { arrange_codes<decltype(codes), Type>(w, x, stride, block, m, rows); });
 }
 
 void arrange(const Weights& w, const void* x, Scalar type, int64_t stride, float* block, int m, int rows) {
@@ -142,13 +142,13 @@ void arrange(const Weights& w, const void* x, Scalar type, int64_t stride, float
   }
 }
 
-template <class Codes>
-int64_t room_for(const Weights& w) {
-  return w.inputs / Codes::kSize * (kVectors<Codes> * kLanes) + sums_of_groups<Codes>(w.inputs / w.group);
-}
-
 int64_t room(const Weights& w) {
-  return w.bits == 8 ? room_for<Bytes>(w) : w.group == 32 ? room_for<Nibbles<32>>(w) : room_for<Nibbles<64>>(w);
+  int64_t floats = 0;
+  with_codes(w, [&](auto codes) {
+    using Codes = decltype(codes);
+    floats = w.inputs / Codes::kSize * (kVectors<Codes> * kLanes) + sums_of_groups<Codes>(w.inputs / w.group);
+  });
+  return floats;
 }
 
 template <class Type>

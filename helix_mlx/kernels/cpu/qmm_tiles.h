@@ -28,10 +28,12 @@ constexpr int kAhead = M == 1 ? R : 2 * R;
 template <class Codes>
 constexpr int kVectors = Codes::kChunks + (Codes::kFactored ? 1 : 0);
 
+constexpr int64_t whole_lanes(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
 // Floats for the sums of a row's groups, where those are needed: see `begin`.
 template <class Codes>
 int64_t sums_of_groups(int64_t groups) {
-  return Codes::kFactored ? (groups + kLanes - 1) / kLanes * kLanes : 0;
+  return Codes::kFactored ? whole_lanes(groups) : 0;
 }
 
 // Floats, and zeros for those that are past the end.
@@ -45,7 +47,7 @@ HELIX_INLINE V load_some(const float* from, int64_t count) {
 // What factored sums begin with: the groups' parts without codes. A lane takes every eighth group.
 template <int M, int R>
 HELIX_INLINE void begin(const Slice& slice, const float* group_sums, int64_t n, V* sums) {
-  const int64_t groups = slice.row_groups, padded = sums_of_groups<Nibbles<64>>(groups);
+  const int64_t groups = slice.row_groups, padded = whole_lanes(groups);
   for (int r = 0; r < R; r++) {
     const float* scales = slice.scales + (n + r) * groups;
     const float* biases = slice.biases + (n + r) * groups;
