@@ -48,7 +48,7 @@ class EngineConfig:
     lookahead: int = 0
     prefill_chunk: int = 512
     max_sequences: int = 16
-    max_rows: int = 32
+    max_rows: int = 16
     prefix_cache: bool = True
     cpu_kernels: str = "auto"
     cpu_threads: int | None = None

@@ -47,6 +47,8 @@ class Job(Protocol):
 
 
 J = TypeVar("J", bound=Job)
+RESERVE = 100
+"""One page in so many stays free where somebody is let in, so that those who run can grow a while."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ class Scheduler(Generic[J]):
                 need = pages_needed(job)
                 known = job.length // self.limits.page_size
                 need += max(0, min(job.pages_most, self._reach(job, 2)) - known)
-                if self.running and spoken_for + need > pages_free:
+                # What is let in too early is thrown out again, and has to be read again.
+                if self.running and spoken_for + need + self.limits.pages_total // RESERVE > pages_free:
                     break
                 spoken_for += need
                 self.running.append(self.waiting.pop(0))

@@ -43,12 +43,12 @@ def decoding(arrival: int, length: int = 9, draft_wanted: int = 0, priority: int
 
 
 def scheduler(
-    pages: int = 100, sequences: int = 8, prefill: int = 16, rows: int = 32, lookahead: int = 0
+    pages: int = 99, sequences: int = 8, prefill: int = 16, rows: int = 32, lookahead: int = 0
 ) -> Scheduler[Fake]:
     return Scheduler(Limits(PAGE, pages, sequences, prefill, rows, lookahead))
 
 
-def running(*jobs: Fake, pages: int = 100, prefill: int = 16, rows: int = 32, lookahead: int = 0) -> Scheduler[Fake]:
+def running(*jobs: Fake, pages: int = 99, prefill: int = 16, rows: int = 32, lookahead: int = 0) -> Scheduler[Fake]:
     """A scheduler with these jobs under way."""
     made = scheduler(pages, prefill=prefill, rows=rows, lookahead=lookahead)
     made.running.extend(jobs)
@@ -289,3 +289,15 @@ def test_draft_lengths_are_capped_together(rows: int, counts: list[int]) -> None
     made = scheduler(sequences=4, rows=rows)
     made.running.extend(decoding(arrival, draft_wanted=wanted) for arrival, wanted in enumerate([7, 2, 4, 0]))
     assert [count for _, count in made.plan().decode] == counts
+
+
+def test_some_pages_stay_free_for_those_who_run() -> None:
+    """Who is let in with the last page is thrown out again soon; alone it may have them all."""
+    made = scheduler(pages=1000)
+    made.running.append(decoding(0, 20))
+    made.add(Fake(1, length=8))
+    assert made.admit(11, lambda job: 2).admit == []
+    assert len(made.admit(15, lambda job: 2).admit) == 1
+    alone = scheduler(pages=1000)
+    alone.add(Fake(1, length=8))
+    assert len(alone.admit(3, lambda job: 2).admit) == 1

@@ -1,0 +1,70 @@
+"""What the measurements print: a table, and each figure that was asked for beside the one that was measured."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A figure that was asked for, the measured one, and whether that is enough."""
+
+    what: str
+    asked: str
+    measured: str
+    met: bool
+
+    def show(self) -> None:
+        """Print it in a line."""
+        click.echo(f"{'met' if self.met else 'NOT MET':>8}  {self.what}: asked {self.asked}, measured {self.measured}")
+
+
+def show_all(found: Iterable[Asked]) -> bool:
+    """Print them all; returns whether all are met."""
+    lines = list(found)
+    click.echo()
+    for line in lines:
+        line.show()
+    return all(line.met for line in lines)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under their heads: the first column to the left, the others to the right."""
+    shown = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[column]) for line in [list(heads), *shown]) for column in range(len(heads))]
+    for line in [list(heads), *shown]:
+        first, *others = (cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))  # noqa: B905
+        click.echo("  ".join([first, *others]).rstrip())
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some figures, and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Spread:
+        """Of at least one figure; of fewer than four, from the least to the greatest."""
+        if len(figures) < 4:
+            return cls(statistics.median(figures), min(figures), max(figures))
+        low, median, high = statistics.quantiles(figures, n=4, method="inclusive")
+        return cls(median, low, high)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def write_json(file: Path | None, figures: Any, found: Iterable[Asked]) -> None:
+    """Keep every figure, where a file was named."""
+    if file is not None:
+        file.write_text(json.dumps({"figures": figures, "asked": [asdict(line) for line in found]}, indent=1))
