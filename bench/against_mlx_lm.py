@@ -21,6 +21,7 @@ from mlx_lm.generate import speculative_generate_step
 from mlx_lm.sample_utils import make_sampler
 
 from helix_mlx.bench.prompts import Prompt, mixed_prompts
+from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.request import SamplingParams
 
@@ -108,7 +109,8 @@ def compare(
 def main(pair: str, draft_tokens: int, repeats: int, max_tokens: int, json_file: Path | None) -> None:
     """Compare with mlx-lm's speculation at temperatures 0, 0.8 and 1."""
     arms: list[Arm] = []
-    with load(pair) as engine:
+    # The same prompts at every temperature, and mlx-lm reads each of them anew: so does Helix here.
+    with load(pair, config=EngineConfig(prefix_cache=False)) as engine:
         for temperature in (0.0, 0.8, 1.0):
             mx.random.seed(0)
             theirs, ours = compare(engine, mixed_prompts(), temperature, draft_tokens, repeats, max_tokens)

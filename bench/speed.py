@@ -86,7 +86,9 @@ def measure(named: dict[str, Arm], prompts: list[list[int]], repeats: int, most:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
 def main(pair: str, repeats: int, max_tokens: int, json_file: Path | None) -> None:
     """Print the median tokens a second of each arm, and its ratio to mlx-lm plain."""
-    with load(pair, config=EngineConfig(cpu_kernels="off")) as theirs, load(pair) as ours:
+    # Every repeat asks the same prompts, and mlx-lm reads each of them anew: so does Helix here.
+    cold = EngineConfig(prefix_cache=False)
+    with load(pair, config=EngineConfig(cpu_kernels="off")) as theirs, load(pair, config=cold) as ours:
         prompts = [prompt.tokens(ours) for prompt in mixed_prompts()]
         found = measure(arms(theirs, ours), prompts, repeats, max_tokens)
     base = found["mlx-lm plain"]
