@@ -146,6 +146,8 @@ def _current(repl: Repl, setting: Setting) -> object:
 
 
 def _shown(value: object, otherwise: str) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return otherwise if value in (None, "") else str(value)
 
 

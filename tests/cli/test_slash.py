@@ -150,6 +150,7 @@ def test_set_alone_shows_every_setting(repl: Repl) -> None:
     respond(repl, "/set")
     for setting in SETTINGS:
         assert f"{setting.word} " in said(repl)
+    assert "prefix-cache on" in said(repl)
 
 
 def test_stats_tells_the_last_answer_and_the_memory(repl: Repl) -> None:
