@@ -35,7 +35,8 @@ from helix_mlx.bench.report import Asked, Spread, show_all, table, write_json
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.answer import Answer
 from helix_mlx.engine.memory import allocate_pool
-from helix_mlx.engine.runner import Models, Runner
+from helix_mlx.engine.runner import Runner
+from helix_mlx.engine.step import Models
 from helix_mlx.engine.scheduler import Limits, Scheduler
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.kernels import cpu_attention
@@ -129,7 +130,7 @@ class Helix:
             lookahead=lookahead,
         )
         cache = PrefixCache(self._pool.allocator, PAGE, b"", enabled=True)
-        models = Models(Filling(pair.target.model, self._pool), None, None)
+        models = Models(Filling(pair.target.model, self._pool), pair.target.vocab_size, None, None)
         self._runner = Runner(models, self._pool, cache, Scheduler(limits), lookahead)
         for number in range(batch):
             self._runner.add(self._sequence(number, context, most))

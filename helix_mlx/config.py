@@ -25,7 +25,7 @@ class EngineConfig:
         kv_memory: bytes for the page pool; None takes a share of the device's recommended working set.
         max_context: most positions of one sequence, prompt and answer; None takes the model's own limit.
         draft_tokens: K, the drafts a cycle; 0 is plain decoding; None takes the default.
-        drafter: "model" or "none".
+        drafter: "model"; "ngram", which looks tokens up in the sequence itself and needs no draft model; or "none".
         lookahead: 1 reads a cycle's tokens after the next one is enqueued; 0 reads them at once.
         prefill_chunk: prompt tokens that are read between two cycles at most, so that a long prompt delays the
             running answers by no more.

@@ -11,7 +11,7 @@ from helix_mlx.errors import SettingsError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 VERIFICATIONS = ("greedy", "token", "block", "coupled")
-DRAFTERS = ("model", "none")
+DRAFTERS = ("model", "ngram", "none")
 MAX_DRAFT_TOKENS = 7
 """Metal's vector attention takes at most 8 query rows: K drafts and the last token."""
 MAX_ANSWERS = 64
@@ -97,7 +97,7 @@ class Request:
         prompt: a raw text, token ids, or the messages of a conversation, `[{"role": "user", "content": ...}, ...]`.
         params: the sampling settings.
         draft_tokens: K for this request, 0 to 7; None takes the engine's.
-        drafter: who drafts, "model" or "none"; None takes the engine's.
+        drafter: who drafts, "model", "ngram" or "none"; None takes the engine's.
         priority: higher goes first, is preempted last; equal ones go in the order of their arrival.
         n: answers to this one prompt. The i-th of them, from 0 on, has the seed `params.seed + i`, where there is one.
 

@@ -10,7 +10,7 @@ from helix_mlx.engine.sequence import Sequence
 from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.sampling.filters import Filters
 from helix_mlx.speculative.drafter import DraftContext
-from helix_mlx.speculative.verification.types import Draft
+from helix_mlx.speculative.verification.types import Draft, one_hot
 
 
 class Batch:
@@ -101,11 +101,26 @@ class Batch:
             self.draft,
         )
 
-    def spread(self, draft: Draft) -> Draft:
-        """The drafts of those that draft, at their rows of the batch; the other rows are filled with anything."""
-        if len(self.drafting) == len(self.sequences):
+    def spread(self, draft: Draft | None, found: dict[int, list[int]], count: int, vocab_size: int) -> Draft:
+        """All drafts at their rows of the batch; rows without any are filled with anything.
+
+        Args:
+            draft: of those that ask the draft model; None where nobody does.
+            found: K tokens or fewer that were looked up, by row.
+            count: K, the drafts of each row.
+            vocab_size: of the target.
+        """
+        if draft is not None and len(self.drafting) == len(self.sequences):
             return draft
-        places = {row: place for place, row in enumerate(self.drafting)}
+        places = {row: place for place, row in enumerate([*self.drafting, *found] if draft else list(found))}
+        if found:
+            tokens = mx.array([row + [0] * (count - len(row)) for row in found.values()], mx.int32)
+            if draft is None:
+                draft = Draft(tokens, None)
+            else:
+                probs = None if draft.probs is None else mx.concatenate([draft.probs, one_hot(tokens, vocab_size)])
+                draft = Draft(mx.concatenate([draft.tokens, tokens]), probs)
+        assert draft is not None
         return draft.take(mx.array([places.get(row, 0) for row in range(len(self.sequences))], mx.int32))
 
     def _take_in(self, joining: list[Sequence], staying: list[int]) -> None:

@@ -16,9 +16,10 @@ from helix_mlx.engine.answer import Answer
 from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.memory import DEFAULT_CONTEXT, allocate_pool
 from helix_mlx.engine.metrics import Metrics
-from helix_mlx.engine.runner import Models, Runner
+from helix_mlx.engine.runner import Runner
 from helix_mlx.engine.scheduler import Limits, Scheduler
 from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.step import Models
 from helix_mlx.engine.worker import Worker
 from helix_mlx.errors import PromptError
 from helix_mlx.kernels import cpu_attention
@@ -29,6 +30,7 @@ from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import Completion, SamplingParams, check_draft_tokens
 from helix_mlx.sampling.noise import fold_seed
 from helix_mlx.speculative.draft_model import DraftModel
+from helix_mlx.speculative.ngram import NgramLookup
 
 DEFAULT_DRAFT_TOKENS = 4
 """Five rows: the widest pass that costs little more than one row on a Mac of the third generation or later."""
@@ -46,7 +48,7 @@ class Core:
     """
 
     def __init__(self, pair: Pair, config: EngineConfig) -> None:
-        if config.drafter == "none":
+        if config.drafter != "model":
             pair = replace(pair, draft=None)
         self.pair = pair
         self.pool, self.config = allocate_pool(pair, config)
@@ -73,15 +75,20 @@ class Core:
         )
         identity = "\0".join([pair.target.source, pair.draft.source if pair.draft else ""]).encode()
         cache = PrefixCache(self.pool.allocator, config.page_size, identity, enabled=config.prefix_cache)
-        models = Models(pair.target.model, drafter, drafter)
+        models = Models(pair.target.model, pair.target.vocab_size, drafter, drafter)
         self.runner = Runner(models, self.pool, cache, self.scheduler, config.lookahead)
         self.worker = Worker(self.runner)
         self._encoding = threading.Lock()
 
     @property
     def has_draft(self) -> bool:
-        """Whether there is a draft model to speculate with."""
-        return self.pair.draft is not None
+        """Whether there is something to speculate with."""
+        return self._drafter(None) != "none"
+
+    def _drafter(self, wanted: str | None) -> str:
+        """Who drafts, where somebody is wished for."""
+        wanted = wanted or self.config.drafter
+        return "none" if wanted == "model" and self.pair.draft is None else wanted
 
     def close(self) -> None:
         """End what runs and give the KV memory back; everything after that raises `ClosedError`."""
@@ -116,14 +123,14 @@ class Core:
             **pair.kernels.settings(),
         }
 
-    def draft_length(self, draft_tokens: int | None) -> int:
+    def draft_length(self, draft_tokens: int | None, drafter: str) -> int:
         """K for a call: its own, the engine's, or the default.
 
         Raises:
             SettingsError: it is out of range.
         """
         check_draft_tokens(draft_tokens)
-        if not self.has_draft:
+        if drafter == "none":
             return 0
         if draft_tokens is None:
             draft_tokens = self.config.draft_tokens
@@ -175,9 +182,10 @@ class Core:
             HelixError: as `pages_needed` and `draft_length`.
         """
         pages_most = self.pages_needed(tokens, params)
-        count = 0 if drafter == "none" else self.draft_length(draft_tokens)
+        drafter = self._drafter(drafter)
+        count = self.draft_length(draft_tokens, drafter)
         assert self.config.max_context is not None
-        draft = self.pair.draft
+        draft = self.pair.draft if drafter == "model" else None
         return Sequence(
             tokens=list(tokens),
             prompt_tokens=len(tokens),
@@ -190,7 +198,8 @@ class Core:
             pages_most=pages_most,
             draft_tokens=count,
             draft_context=(draft.max_context if draft else None) or 2**31,
-            drafter="model" if self.has_draft and drafter != "none" else "none",
+            drafter=drafter,
+            lookup=NgramLookup() if drafter == "ngram" else None,
         )
 
     def submit(self, groups: Seq[list[Sequence]]) -> list[Handle]:

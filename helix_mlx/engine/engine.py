@@ -51,7 +51,7 @@ def load(
         HelixError: something named is missing, unreadable, unsafe or does not fit.
     """
     config = config or EngineConfig()
-    if config.drafter == "none":
+    if config.drafter != "model":
         draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
     loaded = load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code)
@@ -91,7 +91,7 @@ class Engine:
 
     @property
     def has_draft(self) -> bool:
-        """Whether there is a draft model to speculate with."""
+        """Whether there is something to speculate with."""
         return self._core.has_draft
 
     @property

@@ -13,25 +13,14 @@ from helix_mlx.engine.batch import Batch
 from helix_mlx.engine.metrics import Counts, Metrics
 from helix_mlx.engine.scheduler import Scheduler
 from helix_mlx.engine.sequence import Sequence
-from helix_mlx.engine.step import cycle, read_known, tail_slots
-from helix_mlx.models.loader import LanguageModel
+from helix_mlx.engine.step import Models, cycle, read_known, tail_slots
 from helix_mlx.paging.page_pool import DRAFT, TARGET, PagePool
 from helix_mlx.paging.paged_cache import PagedKV
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import Chunk
-from helix_mlx.speculative.drafter import Drafter
 
 Event = tuple[Sequence, list[Chunk]]
 """Chunks of one answer; the last one of an answer has its finish reason."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """What a runner asks. `draft` is the model that `drafter` asks; both are None without one."""
-
-    target: LanguageModel
-    draft: LanguageModel | None
-    drafter: Drafter | None
 
 
 @dataclass(eq=False)
@@ -183,6 +172,9 @@ class Runner:
             self._preempt(sequence)
         for sequence in turn.admit:
             self._admit(sequence)
+        for sequence in self._scheduler.running:
+            if sequence.lookup is not None:
+                sequence.draft_length = sequence.length  # it has nothing to read
         plan = self._scheduler.plan()
         for sequence, count in plan.prefill:
             self._read_prompt(sequence, count)
@@ -207,7 +199,7 @@ class Runner:
 
     def _may_draft(self, sequence: Sequence) -> bool:
         # Before its first token a sequence may have no last two tokens to read.
-        begun = sequence.emitted_count > 0 and sequence.draft_wanted > 0
+        begun = sequence.emitted_count > 0 and sequence.draft_wanted > 0 and sequence.lookup is None
         return begun and sequence.draft_length >= sequence.length - 1
 
     def _commit(self) -> None:
@@ -249,7 +241,7 @@ class Runner:
         sequence.target_length = sequence.read_from = len(found.pages) * size
         sequence.stats.prefix_hit_tokens += sequence.target_length
         self._count.prefix_hit_tokens += sequence.target_length
-        if self._models.draft is not None and sequence.draft_tokens:
+        if sequence.drafter == "model" and sequence.draft_tokens:
             sequence.draft = PagedKV.empty(self._pool, DRAFT, sequence.table, slots)
             self._find_drafted(sequence)
         if not sequence.began_at:
@@ -317,7 +309,7 @@ class Runner:
                 copy.target_length = copy.read_from = sequence.target_length
                 copy.stats.prefix_hit_tokens = sequence.target_length
                 copy.began_at = time.perf_counter()
-                if self._models.draft is not None and copy.draft_tokens:
+                if copy.drafter == "model" and copy.draft_tokens:
                     slots = tail_slots(self._pool.page_size, self._lookahead)
                     copy.draft = PagedKV.empty(self._pool, DRAFT, copy.table, slots)
                 decode = [*decode, (copy, 0)]
@@ -332,6 +324,8 @@ class Runner:
         batch = self._batch
         if not self._lookahead or not self._steady or batch is None or batch.due():
             return False
+        if any(s.lookup is not None and s.draft_wanted for s in batch.sequences):
+            return False  # it has to see the last tokens
         if not self._scheduler.covers(self._pool.allocator.pages_free):
             return False
         return not any(s.finished or s.cancel_wanted for s in batch.sequences)
@@ -342,12 +336,24 @@ class Runner:
             return
         asked = {id(sequence): count for sequence, count in self._decode}
         counts = [asked[id(sequence)] for sequence in batch.sequences]
+        found = self._look_up(batch, counts)
         in_flight = sum(max(flight.counts) + 1 for flight in self._flights)
-        packed = cycle(self._models.target, self._models.drafter, batch, counts, in_flight)
+        packed = cycle(self._models, batch, counts, found, in_flight)
         drafting = set(batch.drafting) if max(counts) else set()
         self._device_idle = False
         self._flights.append(Flight(packed, list(batch.sequences), counts, drafting))
         self._count.target_passes += 1
+
+    def _look_up(self, batch: Batch, counts: list[int]) -> dict[int, list[int]]:
+        """The drafts that no model is asked for, by row; `counts` becomes what was found."""
+        found: dict[int, list[int]] = {}
+        for row, sequence in enumerate(batch.sequences):
+            if sequence.lookup is not None and counts[row]:
+                tokens = sequence.lookup.propose(sequence.tokens, counts[row])
+                counts[row] = len(tokens)
+                if tokens:
+                    found[row] = tokens
+        return found
 
     def _read(self) -> list[Event]:
         """Wait for the oldest cycle and take its tokens: the one host synchronisation of a cycle."""

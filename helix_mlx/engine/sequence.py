@@ -9,6 +9,7 @@ from helix_mlx.engine.answer import Answer
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.paged_cache import PagedKV
 from helix_mlx.request import Chunk, FinishReason, SamplingParams, Stats
+from helix_mlx.speculative.ngram import NgramLookup
 
 
 @dataclass(eq=False)
@@ -21,6 +22,7 @@ class Sequence:
     preempted or has ended keeps its tokens and nothing else.
 
     `draft_tokens` is its K; past `draft_context` positions its draft is not asked, which was not made for them.
+    `lookup` is its drafter where that is no model.
     `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
     `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
     `cancel_wanted` may be set by any thread. `read_from` is where reading began when it was admitted last.
@@ -38,6 +40,7 @@ class Sequence:
     draft_tokens: int = 0
     draft_context: int = 2**31
     drafter: str = "none"
+    lookup: NgramLookup | None = None
     priority: int = 0
     index: int = 0
     arrival: int = -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -52,14 +53,27 @@ def read_known(model: LanguageModel, kv: PagedKV, tokens: list[int], start: int)
         mx.clear_cache()
 
 
-def cycle(target: LanguageModel, drafter: Drafter | None, batch: Batch, counts: Seq[int], in_flight: int) -> mx.array:
+@dataclass(frozen=True)
+class Models:
+    """Who is asked. `draft` is the model that `drafter` asks; both are None without one.
+
+    `vocab_size` is the width of the target's logits.
+    """
+
+    target: LanguageModel
+    vocab_size: int
+    draft: LanguageModel | None
+    drafter: Drafter | None
+
+
+def cycle(models: Models, batch: Batch, counts: Seq[int], found: dict[int, list[int]], in_flight: int) -> mx.array:
     """Build one cycle for a batch and start it; the host waits for nothing.
 
     Args:
-        target: the target model.
-        drafter: proposes the drafts; may be None where all `counts` are 0.
+        models: the target, and who proposes the drafts that were not looked up.
         batch: moved on to its state after the cycle, on the device.
         counts: K of each sequence; 0 is plain decoding. Rows behind a sequence's own K are filling.
+        found: the drafts that were looked up, by row.
         in_flight: tokens a sequence may be ahead of what the host has read.
 
     Returns:
@@ -73,11 +87,13 @@ def cycle(target: LanguageModel, drafter: Drafter | None, batch: Batch, counts: 
     rows = batch.last_two[:, 1:]
     count = max(counts)
     if count:
-        assert drafter is not None
-        draft = batch.spread(drafter.propose(batch.draft_context(in_flight), count))
+        if batch.drafting:
+            assert models.drafter is not None
+            draft = models.drafter.propose(batch.draft_context(in_flight), count)
+        draft = batch.spread(draft, found, count, models.vocab_size)
         rows = mx.concatenate([rows, draft.tokens], axis=1)
     caches = batch.target.caches(batch.positions, limit + 1 + count, exact)
-    target_logits = target(rows, cache=caches)
+    target_logits = models.target(rows, cache=caches)
     verdict = verify(Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules, counts)
     kept = verdict.accepted[:, None]
     # Row layout: the last token, the drafts, one place more; the next token goes where the first draft not kept is.

@@ -67,11 +67,12 @@ class Mix:
         number, params = chance.randrange(len(PROMPTS)), chance.choice(SETTINGS)
         params = replace(params, max_tokens=chance.randint(1, LONGEST))
         count, priority = chance.choice((0, 0, 1, 2, 4, 7)), chance.choice((0, 0, 0, 1))
+        drafter = chance.choice((None, None, "model", "ngram", "none"))
         group = []
         for index in range(chance.choice((1, 1, 1, 1, 2, 4))):
             if params.seed is not None:
                 params = replace(params, seed=params.seed + min(index, 1))
-            sequence = self.core.sequence(PROMPTS[number], params, count)
+            sequence = self.core.sequence(PROMPTS[number], params, count, drafter)
             sequence.priority, sequence.index = priority, index
             self.live[sequence] = number, params
             group.append(sequence)

@@ -90,6 +90,36 @@ def test_draft_lengths_and_drafters_differ_in_one_batch(pair: Pair) -> None:
             assert all(completion.stats.accepted == completion.stats.drafted for completion in done[1:4])
 
 
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_looking_up_needs_no_draft_model_and_says_the_same(pair: Pair, lookahead: int) -> None:
+    """Prompts that repeat themselves, so that there is much to find; beside others that ask the model, or nobody."""
+    prompts = [prompt(7, seed) * 6 for seed in range(4)]
+    expected = [plain(pair.target.model, tokens, 40) for tokens in prompts]
+    with Engine(pair, EngineConfig(max_context=128, drafter="ngram", lookahead=lookahead)) as engine:
+        assert engine.pair.draft is None
+        assert engine.has_draft
+        done = engine.generate(prompts, max_tokens=40)
+        assert [one.tokens for one in done] == expected
+        assert sum(one.stats.drafted for one in done) > 0
+        assert all(one.stats.draft_passes == 0 for one in done)
+        assert done[0].settings["drafter"] == "ngram"
+    with Engine(pair, EngineConfig(max_context=128, max_rows=32, lookahead=lookahead)) as engine:
+        for params in (SamplingParams(max_tokens=40), SamplingParams(max_tokens=40, temperature=0.8, seed=3)):
+            alone = [engine.generate(tokens, params, draft_tokens=0).tokens for tokens in prompts]
+            drafters = ("ngram", "model", "ngram", "none")
+            handles = [engine.submit(t, params, drafter=d) for t, d in zip(prompts, drafters, strict=True)]
+            assert [handle.result().tokens for handle in handles] == alone
+
+
+def test_a_repetition_is_found(pair: Pair) -> None:
+    """A target that says some things again: they come from what was looked up."""
+    target = random_model("llama", num_hidden_layers=1, intermediate_size=16)
+    with Engine(replace(pair, target=target, draft=None), EngineConfig(max_context=512, drafter="ngram")) as engine:
+        done = engine.generate(prompt(9), max_tokens=300)
+    assert done.tokens == plain(target.model, prompt(9), 300)
+    assert done.stats.accepted > 20
+
+
 def test_seeded_requests_do_not_depend_on_their_company(pair: Pair) -> None:
     params = [SamplingParams(max_tokens=30, temperature=0.9, seed=seed, top_k=40) for seed in range(5)]
     with Engine(pair, EngineConfig(max_context=128)) as engine:

@@ -1,0 +1,47 @@
+"""The drafter that looks a sequence's end up in the sequence itself: no model, no memory of pages, no pass.
+
+What followed the last time the same few tokens stood together is proposed again; the longest match goes first. It is
+worth most where an answer repeats its prompt, as in an edit. The proposal is made without chance, so its probabilities
+are one-hot, and every verification rule keeps the text exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SIZES = (5, 4, 3, 2)
+"""Tokens that have to match, the longest first."""
+
+
+class NgramLookup:
+    """Where each few tokens of one sequence stood last; kept up as the sequence grows, which it may only do."""
+
+    def __init__(self) -> None:
+        self._after: dict[tuple[int, ...], int] = {}
+        self._known = 0
+
+    def propose(self, tokens: Sequence[int], count: int) -> list[int]:
+        """Up to `count` tokens that may follow: all of them where anything matches, else none.
+
+        Args:
+            tokens: the whole sequence so far; the same one as before, and what it has grown by.
+            count: K.
+        """
+        for end in range(self._known, len(tokens)):
+            for size in SIZES:
+                if end >= size:
+                    self._after[tuple(tokens[end - size : end])] = end
+        self._known = max(self._known, len(tokens))
+        for size in SIZES:
+            start = self._after.get(tuple(tokens[-size:])) if len(tokens) >= size else None
+            if start is not None:
+                return _copied(tokens, start, count)
+        return []
+
+
+def _copied(tokens: Sequence[int], start: int, count: int) -> list[int]:
+    """What stands at `start` and behind; past the end it goes on with what was copied, as a repetition would."""
+    copied: list[int] = []
+    for at in range(start, start + count):
+        copied.append(tokens[at] if at < len(tokens) else copied[at - len(tokens)])
+    return copied
