@@ -36,9 +36,9 @@ from helix_mlx.config import EngineConfig
 from helix_mlx.engine.answer import Answer
 from helix_mlx.engine.memory import allocate_pool
 from helix_mlx.engine.runner import Runner
-from helix_mlx.engine.step import Models
 from helix_mlx.engine.scheduler import Limits, Scheduler
 from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.step import Models
 from helix_mlx.kernels import cpu_attention
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.block_table import BlockTable
