@@ -65,14 +65,10 @@ class Conversation:
         """
         self._stop_running()
         resolved = SamplingParams.resolved(params, settings)
-        prompt = self._core.pair.tokenizer.render_chat(messages)
+        prompt = self._core.render_chat(messages)
         sequence = self._core.sequence(self._tokens(prompt), resolved, draft_tokens)
-
-        def chunks() -> Generator[Chunk]:
-            self._last, self._last_prompt = sequence, prompt
-            yield from read(self._core, sequence, cancel, progress)
-
-        self._running = chunks()
+        self._last, self._last_prompt = sequence, prompt
+        self._running = read(self._core, sequence, cancel, progress, self._owner)
         return self._running
 
     def reset(self) -> None:
@@ -95,9 +91,9 @@ class Conversation:
 
         A model does not always write its answer in the tokens that its tokenizer would choose for the text.
         """
-        tokenizer, last = self._core.pair.tokenizer, self._last
+        last = self._last
         if last is not None and last.emitted and last.tokens[-1] in last.eos_ids:
             so_far = self._last_prompt + last.answer.text
             if prompt.startswith(so_far):
-                return last.tokens[:-1] + tokenizer.encode_rendered(prompt[len(so_far) :])
-        return tokenizer.encode_rendered(prompt)
+                return last.tokens[:-1] + self._core.encode_rendered(prompt[len(so_far) :])
+        return self._core.encode_rendered(prompt)

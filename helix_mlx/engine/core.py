@@ -146,6 +146,16 @@ class Core:
         with self._encoding:
             return self.pair.tokenizer.encode_chat(messages)
 
+    def render_chat(self, messages: Seq[Any]) -> str:
+        """The text that the model's chat template makes of a conversation; any thread may ask."""
+        with self._encoding:
+            return self.pair.tokenizer.render_chat(messages)
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """The tokens of a text, or the rest of one, that the template has made; any thread may ask."""
+        with self._encoding:
+            return self.pair.tokenizer.encode_rendered(text)
+
     def pages_needed(self, tokens: Seq[int], params: SamplingParams) -> int:
         """Pages that a request may come to hold.
 

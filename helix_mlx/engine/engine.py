@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import operator
 import weakref
 from collections.abc import Generator, Mapping, Sized
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from functools import partial
 from numbers import Integral
 from types import TracebackType
 from typing import Any, overload
@@ -71,8 +73,12 @@ class Engine:
 
     def __init__(self, pair: Pair, config: EngineConfig | None = None) -> None:
         self._core = Core(pair, config or EngineConfig())
-        # An engine that is dropped, or alive when the interpreter ends, takes its thread along.
-        self._finalizer = weakref.finalize(self, self._core.close)
+        # An engine that is dropped takes its thread along. A collection of garbage may drop it on any thread, and
+        # whatever that holds, so that nothing is waited for.
+        self._finalizer = weakref.finalize(self, self._core.worker.stop)
+        self._finalizer.atexit = False
+        self._at_exit = partial(_close, weakref.ref(self._core))
+        atexit.register(self._at_exit)
 
     @property
     def pair(self) -> Pair:
@@ -109,7 +115,9 @@ class Engine:
 
     def close(self) -> None:
         """End what runs and give the KV memory back. The engine cannot be used after that."""
-        self._finalizer()
+        self._core.close()
+        self._finalizer.detach()
+        atexit.unregister(self._at_exit)
 
     def memory(self) -> MemoryReport:
         """What the page pool holds, as of the last step."""
@@ -148,7 +156,9 @@ class Engine:
             request = Request(request, resolved, draft_tokens, drafter, priority, n)
         elif params is not None or settings or (draft_tokens, drafter, priority, n) != (None, None, 0, 1):
             raise SettingsError("give either one Request or a prompt with single settings")
-        return self._core.submit([self._sequences(request)])[0]
+        (handle,) = self._core.submit([self._sequences(request)])
+        handle.owner = self
+        return handle
 
     @overload
     def generate(
@@ -262,7 +272,7 @@ class Engine:
     def _stream(self, request: Request, cancel: Cancel | None, progress: Progress | None) -> Generator[Chunk]:
         # What can be refused is refused now; the work begins when the first chunk is asked for.
         (sequence,) = self._sequences(request)
-        return read(self._core, sequence, cancel, progress)
+        return read(self._core, sequence, cancel, progress, self)
 
     def _sequences(self, request: Request) -> list[Sequence]:
         """What a request comes to: one sequence, or n that begin alike."""
@@ -291,3 +301,10 @@ class Engine:
             return [operator.index(token) for token in prompt]
         except TypeError:
             raise PromptError("a prompt is a text or a list of token ids; give one, or a list of them") from None
+
+
+def _close(core: weakref.ref[Core]) -> None:
+    """End the thread of an engine that is alive when the interpreter ends."""
+    living = core()
+    if living is not None:
+        living.close()

@@ -6,11 +6,15 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from helix_mlx.errors import SettingsError
 from helix_mlx.request import Chunk, Completion
+
+_PROGRESS_KEPT = 256
+"""Steps of prefill that a handle remembers for a reader who may never come."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,12 @@ class Handle:
         self._completed = completed
         self._condition = threading.Condition()
         self._chunks: deque[Chunk] = deque()
-        self._progress: deque[tuple[int, int]] = deque()
+        self._progress: deque[tuple[int, int]] = deque(maxlen=_PROGRESS_KEPT)
         self._running = answers
         self._completions: list[Completion | None] = [None] * answers
         self._error: BaseException | None = None
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self.owner: object = None  # kept alive as long as the handle
 
     @property
     def done(self) -> bool:
@@ -84,8 +89,14 @@ class Handle:
         Raises:
             HelixError: the request failed.
         """
-        while (news := self.news()) is not None:
-            yield from news.chunks
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._chunks or self.done)
+                if not self._chunks:
+                    break
+                chunk = self._chunks.popleft()
+            yield chunk
+        self._raise()
 
     def news(self, timeout: float | None = None) -> News | None:
         """Wait for what has come since the last call; None at the end, and nothing in it after `timeout` seconds.
@@ -93,32 +104,34 @@ class Handle:
         Raises:
             HelixError: the request failed.
         """
+        # Made before, since whatever a collection of garbage ends must not wait while the lock is held.
+        chunks: deque[Chunk] = deque()
+        progress: deque[tuple[int, int]] = deque(maxlen=_PROGRESS_KEPT)
         with self._condition:
             self._condition.wait_for(lambda: self._chunks or self._progress or self.done, timeout)
-            news = News(tuple(self._chunks), tuple(self._progress))
-            self._chunks.clear()
-            self._progress.clear()
-            if news.chunks or news.progress or not self.done:
-                return news
+            chunks, self._chunks = self._chunks, chunks
+            progress, self._progress = self._progress, progress
+            done = self.done
+        if chunks or progress or not done:
+            return News(tuple(chunks), tuple(progress))
         self._raise()
         return None
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         """The same for `async for`; leaving the loop does not cancel the request, `cancel` does."""
         while True:
+            waiting = asyncio.get_running_loop().create_future()
             with self._condition:
-                chunks, self._chunks = self._chunks, deque()
+                chunk = self._chunks.popleft() if self._chunks else None
                 done = self.done
-                if not chunks and not done:
-                    loop = asyncio.get_running_loop()
-                    waiting = loop.create_future()
-                    self._waiters.append((loop, waiting))
-            for chunk in chunks:
+                if chunk is None and not done:
+                    self._waiters.append((waiting.get_loop(), waiting))
+            if chunk is not None:
                 yield chunk
-            if not chunks and done:
+            elif done:
                 self._raise()
                 return
-            if not chunks:
+            else:
                 await waiting
 
     def deliver(self, chunks: Iterable[Chunk]) -> None:
@@ -150,8 +163,7 @@ class Handle:
         self._condition.notify_all()
         waiters, self._waiters = self._waiters, []
         for loop, waiting in waiters:
-            # A loop that has ended has nobody waiting in it any more.
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # a loop that has ended has nobody waiting in it any more
                 loop.call_soon_threadsafe(_wake, waiting)
 
     def _raise(self) -> None:

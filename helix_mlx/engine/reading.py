@@ -15,7 +15,9 @@ _ASK_EVERY_S = 0.05
 """How long a reader waits before it asks again whether it is to stop."""
 
 
-def read(core: Core, sequence: Sequence, cancel: Cancel | None, progress: Progress | None) -> Generator[Chunk]:
+def read(
+    core: Core, sequence: Sequence, cancel: Cancel | None, progress: Progress | None, owner: object
+) -> Generator[Chunk]:
     """Submit a sequence when the first chunk is asked for, and hand on its chunks.
 
     Leaving the generator ends the answer, and returns when its pages have been given back.
@@ -25,9 +27,11 @@ def read(core: Core, sequence: Sequence, cancel: Cancel | None, progress: Progre
         sequence: not submitted yet.
         cancel: True ends the answer.
         progress: told of prompt tokens read, done and in all.
+        owner: kept alive as long as the generator.
     """
     sequence.cancel_wanted = cancel is not None and cancel()
     (handle,) = core.submit([[sequence]])
+    handle.owner = owner
     try:
         while (news := handle.news(_ASK_EVERY_S if cancel is not None else None)) is not None:
             for done, total in news.progress:
@@ -41,4 +45,6 @@ def read(core: Core, sequence: Sequence, cancel: Cancel | None, progress: Progre
                 handle.cancel()
     finally:
         handle.cancel()
-        handle.wait()
+        # A collection of garbage may end this generator on any thread.
+        if not core.worker.is_current:
+            handle.wait()

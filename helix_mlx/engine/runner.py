@@ -97,12 +97,14 @@ class Runner:
 
     def abandon(self) -> list[Sequence]:
         """After an error: forget everything, since nothing that was read can be trusted; return who was there."""
-        gone = [*self._scheduler.running, *self._scheduler.waiting]
-        gone += [copy for sequence in gone for copy in sequence.copies]
+        held = [*self._scheduler.running, *self._scheduler.waiting]
+        gone = held + [copy for sequence in held for copy in sequence.copies]
         self._flights.clear()
         self._batch, self._decode = None, []
-        for sequence in gone:
+        for sequence in held:
             self._scheduler.remove(sequence)
+        for sequence in gone:
+            sequence.copies = []
             sequence.let_go()
         self._cache.clear()
         self._count.failed += len(gone)
@@ -120,7 +122,7 @@ class Runner:
         per_position = self._pool.bytes_per_page(self._pool.layers, 1)
         return Metrics(
             running=len(running),
-            waiting=len(self._scheduler.waiting),
+            waiting=len(self._scheduler.waiting) + sum(len(s.copies) for s in (*running, *self._scheduler.waiting)),
             pages_total=allocator.pages_total,
             pages_used=allocator.pages_used,
             pages_cached=allocator.pages_cached,
@@ -326,6 +328,8 @@ class Runner:
             return False
         if any(s.lookup is not None and s.draft_wanted for s in batch.sequences):
             return False  # it has to see the last tokens
+        if any(count > s.draft_wanted for s, count in self._decode):
+            return False  # its draft was made for no more positions
         if not self._scheduler.covers(self._pool.allocator.pages_free):
             return False
         return not any(s.finished or s.cancel_wanted for s in batch.sequences)

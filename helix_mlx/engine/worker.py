@@ -6,6 +6,7 @@ Since MLX 0.31.2 what a thread has put on a stream belongs to that thread, so no
 from __future__ import annotations
 
 import threading
+import traceback
 from collections import deque
 
 import mlx.core as mx
@@ -42,10 +43,11 @@ class Worker:
         """
         with self._condition:
             self.check_open()
-            self._inbox.extend(requests)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="helix-engine", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="helix-engine", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._inbox.extend(requests)
             self._condition.notify()
 
     def wake(self) -> None:
@@ -58,12 +60,21 @@ class Worker:
         if self._closed:
             raise ClosedError("this engine is closed; load another one")
 
-    def close(self) -> None:
-        """End the thread after the step it is in; whoever waits is told so. Safe to call twice."""
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is on the engine's own thread, which must not wait for itself."""
+        return threading.current_thread() is self._thread
+
+    def stop(self) -> None:
+        """Let the thread end after the step it is in; whoever waits is told so. Waits for nothing."""
         with self._condition:
             self._closed = True
             self._condition.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
+
+    def close(self) -> None:
+        """The same, and wait until it has ended. Safe to call twice."""
+        self.stop()
+        if self._thread is not None and not self.is_current:
             self._thread.join()
 
     def _run(self) -> None:
@@ -71,9 +82,13 @@ class Worker:
             while self._take_in():
                 self._step()
         finally:
-            self._runner.abandon()
-            self._fail_all(ClosedError("this engine was closed before the answer ended; load another one"))
-            mx.clear_streams()
+            with self._condition:
+                self._closed = True  # whatever ended it, nobody is to wait for a thread that is gone
+            try:
+                self._runner.abandon()
+            finally:
+                self._fail_all(ClosedError("this engine was closed before the answer ended; load another one"))
+                mx.clear_streams()
 
     def _take_in(self) -> bool:
         """Wait for something to do; False once the engine is closed."""
@@ -93,6 +108,8 @@ class Worker:
             events = self._runner.step()
         except BaseException as error:  # whatever it is, those who wait on other threads have to hear of it
             self._runner.abandon()
+            # Its frames hold the pool's arrays, and as long as anybody does, no commit is in place.
+            traceback.clear_frames(error.__traceback__)
             self.metrics = self._runner.metrics()
             self._fail_all(error)
             return
@@ -104,10 +121,11 @@ class Worker:
         chunks: dict[Handle, list[Chunk]] = {}
         for sequence, new in events:
             chunks.setdefault(self._handles[sequence], []).extend(new)
-            if sequence.finished and new[-1].finish_reason is not None:
-                del self._handles[sequence]
         for handle, new in chunks.items():
             handle.deliver(new)
+        for sequence, new in events:
+            if new[-1].finish_reason is not None:
+                del self._handles[sequence]
 
     def _fail_all(self, error: BaseException) -> None:
         with self._condition:

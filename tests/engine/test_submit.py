@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import mlx.core as mx
@@ -13,6 +15,7 @@ import pytest
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
+from helix_mlx.engine.runner import Event
 from helix_mlx.errors import ClosedError, PromptError, SettingsError
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import Chunk, Request, SamplingParams
@@ -262,13 +265,81 @@ def test_closing_ends_the_thread_and_all_that_waits(pair: Pair) -> None:
         engine.metrics()
 
 
+def test_closing_and_errors_reach_answers_that_wait_for_their_prompt(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are neither running nor waiting until their prompt has been read."""
+    config = EngineConfig(max_context=4096, prefill_chunk=8)
+    engine = Engine(pair, config)
+    handle = engine.submit(prompt(2000), n=3, max_tokens=5)
+    engine.close()
+    with pytest.raises(ClosedError):
+        handle.results(60)
+    with Engine(pair, config) as engine:
+        with monkeypatch.context() as patched:
+            patched.setattr(mx, "synchronize", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                engine.submit(prompt(2000), n=3, max_tokens=5).results(60)
+        assert len(engine.submit(prompt(50), n=3, max_tokens=5).results(60)) == 3
+        assert engine.memory().pages_used == 0
+
+
+def test_a_reader_that_is_collected_on_the_engines_thread_ends_its_answer(pair: Pair) -> None:
+    """Garbage is collected on whatever thread allocates: there nobody may wait for the engine."""
+    with Engine(pair, EngineConfig(max_context=4096)) as engine:
+        stream = engine.stream(prompt(9), max_tokens=4000)
+        next(stream)
+        cycle: list[object] = [stream]
+        cycle.append(cycle)
+        step = engine._core.runner.step
+
+        def collecting() -> list[Event]:
+            gc.collect()
+            return step()
+
+        engine._core.runner.step = collecting  # type: ignore[method-assign]
+        del stream, cycle
+        assert engine.submit(prompt(9, 1), max_tokens=20).result(60).finish_reason == "length"
+        while engine.metrics().running:
+            time.sleep(0.01)
+        assert engine.memory().pages_used == 0
+
+
+def test_a_handle_or_a_stream_keeps_its_engine(pair: Pair) -> None:
+    expected = plain(pair.target.model, prompt(9), 20)
+    config = EngineConfig(max_context=64)
+    assert Engine(pair, config).submit(prompt(9), max_tokens=20).result(60).tokens == expected
+    chunks = list(Engine(pair, config).stream(prompt(9), max_tokens=20))
+    assert [chunk.token for chunk in chunks[:-1]] == expected
+
+
+def test_a_loop_that_has_ended_disturbs_nobody(pair: Pair) -> None:
+    with Engine(pair, EngineConfig(max_context=4096)) as engine:
+        handle = engine.submit(prompt(9), max_tokens=2000)
+
+        async def leave() -> None:
+            async for _ in handle:
+                break
+
+        asyncio.run(leave())
+        loop = asyncio.new_event_loop()
+        handle._waiters.append((loop, loop.create_future()))
+        loop.close()
+        assert engine.submit(prompt(9, 1), max_tokens=20).result(60).finish_reason == "length"
+        handle.cancel()
+        # Whoever leaves a loop and comes back misses nothing.
+        rest = [chunk.token for chunk in handle if chunk.token is not None]
+        assert rest == handle.result(60).tokens[1:]
+
+
 def test_an_engine_that_is_dropped_takes_its_thread_along(pair: Pair) -> None:
     before = set(threading.enumerate())
     engine = Engine(pair, EngineConfig(max_context=64))
     engine.generate(prompt(9), max_tokens=2)
-    assert set(threading.enumerate()) != before
+    (thread,) = set(threading.enumerate()) - before
     del engine
-    assert set(threading.enumerate()) == before
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_a_program_ends_as_it_should_with_its_engines_open_or_just_closed() -> None:
