@@ -134,7 +134,7 @@ class Replay:
         self._case = case
         self._random = random.Random(case.seed)
         self._ids = itertools.count()  # no two prompts begin alike
-        self.slots = tail_slots(case.page_size, 0)
+        self.slots = tail_slots(case.page_size, None)
         self.most = int(SPARE * case.budget / (mean_resident(lengths) + self.slots))
         pages = (case.budget - self.most * self.slots) // case.page_size - 1  # one is the page of zeros
         self._allocator = PageAllocator(pages)

@@ -114,7 +114,7 @@ class Helix:
         lookahead: cycles that are enqueued before one is read.
     """
 
-    def __init__(self, pair: Pair, batch: int, context: int, steps: int, lookahead: int) -> None:
+    def __init__(self, pair: Pair, batch: int, context: int, steps: int, lookahead: int | None) -> None:
         most = context + steps + 2 * PAGE
         per_page = PagePool.bytes_per_page([pair.target.layers], PAGE)
         memory = (batch * (most // PAGE + 2) + 1) * per_page
@@ -127,7 +127,7 @@ class Helix:
             max_sequences=config.max_sequences,
             prefill_tokens=batch * context,
             max_rows=config.max_rows,
-            lookahead=lookahead,
+            lookahead=0 if lookahead == 0 else 1,
         )
         cache = PrefixCache(self._pool.allocator, PAGE, b"", enabled=True)
         models = Models(Filling(pair.target.model, self._pool), pair.target.vocab_size, None, None)
@@ -229,7 +229,7 @@ class Row:
         return Spread.of([ours / theirs for ours, theirs in zip(self.helix, self.mlx_lm, strict=True)])
 
 
-def measure(pair: Pair, batch: int, context: int, repeats: int, lookahead: int) -> Row:
+def measure(pair: Pair, batch: int, context: int, repeats: int, lookahead: int | None) -> Row:
     """Both sides in turn, after a block of each that does not count."""
     ours = Helix(pair, batch, context, PAGE * (repeats + 1), lookahead)
     theirs = MlxLm(pair, batch, context)
@@ -244,13 +244,13 @@ def measure(pair: Pair, batch: int, context: int, repeats: int, lookahead: int) 
     return row
 
 
-def whole_table(pair: Pair, batches: Seq[int], repeats: int, lookahead: int) -> list[Row]:
+def whole_table(pair: Pair, batches: Seq[int], repeats: int, lookahead: int | None) -> list[Row]:
     """Measure and print every batch and context with one set of kernels."""
     library = pair.kernels.library
     click.echo(
         f"\nCPU kernels: {f'{library.form}, {library.threads} threads' if library else 'none, MLX alone'}; layers of "
         f"TinyLlama's width, 4 bits, random: {len(pair.target.layers)}; blocks of {PAGE} steps a side: {repeats}; "
-        f"lookahead {lookahead}"
+        f"lookahead {'auto' if lookahead is None else lookahead}"
     )
     rows = []
     for context in CONTEXTS:
@@ -270,10 +270,10 @@ def whole_table(pair: Pair, batches: Seq[int], repeats: int, lookahead: int) -> 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Smaller models and fewer blocks.")
-@click.option("--lookahead", default=EngineConfig().lookahead, show_default=True, help="Cycles ahead of the reading.")
+@click.option("--lookahead", type=int, help="Cycles ahead of the reading.")
 @click.option("--kernels", type=click.Choice(["both", "on", "off"]), default="both", show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(quick: bool, lookahead: int, kernels: str, json_file: Path | None) -> None:
+def main(quick: bool, lookahead: int | None, kernels: str, json_file: Path | None) -> None:
     """Print the time of a decoding step over pages and in mlx-lm's batch cache."""
     rows: list[Row] = []
     if kernels != "off":

@@ -26,7 +26,8 @@ class EngineConfig:
         max_context: most positions of one sequence, prompt and answer; None takes the model's own limit.
         draft_tokens: K, the drafts a cycle; 0 is plain decoding; None takes the default.
         drafter: "model"; "ngram", which looks tokens up in the sequence itself and needs no draft model; or "none".
-        lookahead: 1 reads a cycle's tokens after the next one is enqueued; 0 reads them at once.
+        lookahead: 1 reads a cycle's tokens after the next one is enqueued; 0 reads them at once; None does the first
+            where nobody drafts, and the second where somebody does, which is what measures faster.
         prefill_chunk: prompt tokens that are read between two cycles at most, so that a long prompt delays the
             running answers by no more.
         max_sequences: answers that run at once; more wait for their turn.
@@ -45,7 +46,7 @@ class EngineConfig:
     max_context: int | None = None
     draft_tokens: int | None = None
     drafter: str = "model"
-    lookahead: int = 0
+    lookahead: int | None = None
     prefill_chunk: int = 512
     max_sequences: int = 16
     max_rows: int = 16
@@ -67,7 +68,7 @@ class EngineConfig:
         check_draft_tokens(self.draft_tokens)
         if self.drafter not in DRAFTERS:
             raise SettingsError(f"drafter is {self.drafter}, but has to be one of {', '.join(DRAFTERS)}")
-        if self.lookahead not in (0, 1):
+        if self.lookahead not in (None, 0, 1):
             raise SettingsError(f"lookahead is {self.lookahead}, but has to be 0 or 1")
         if self.prefill_chunk < 1:
             raise SettingsError(f"prefill-chunk is {self.prefill_chunk}, but has to be at least 1")

@@ -112,7 +112,13 @@ SETTINGS = (
     Setting("prefix-cache", EngineConfig, switch, "on|off", "Keep pages for prompts that begin alike."),
     Setting("cpu-kernels", EngineConfig, str, "|".join(CPU_KERNELS), "Helix's own kernels, for models on a CPU."),
     Setting("cpu-threads", EngineConfig, int, "N", "Threads for them; by default the cores it may use."),
-    Setting("lookahead", EngineConfig, int, "0|1", "1 enqueues a cycle before the last one is read."),
+    Setting(
+        "lookahead",
+        EngineConfig,
+        int,
+        "0|1",
+        "1 reads a cycle late, 0 at once.  [default: 1 without drafts]",
+    ),
 )
 
 _OTHERS = (

@@ -70,7 +70,7 @@ class Core:
                 max_sequences=config.max_sequences,
                 prefill_tokens=config.prefill_chunk,
                 max_rows=config.max_rows,
-                lookahead=config.lookahead,
+                lookahead=0 if config.lookahead == 0 else 1,
             )
         )
         identity = "\0".join([pair.target.source, pair.draft.source if pair.draft else ""]).encode()

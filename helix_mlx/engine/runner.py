@@ -42,11 +42,11 @@ class Runner:
         pool: their pages.
         cache: the prefix cache over them.
         scheduler: decides whose turn it is.
-        lookahead: cycles that are enqueued before one is read.
+        lookahead: cycles that are enqueued before one is read; None is one where nobody drafts, else none.
     """
 
     def __init__(
-        self, models: Models, pool: PagePool, cache: PrefixCache, scheduler: Scheduler[Sequence], lookahead: int
+        self, models: Models, pool: PagePool, cache: PrefixCache, scheduler: Scheduler[Sequence], lookahead: int | None
     ) -> None:
         self._models = models
         self._pool = pool
@@ -88,7 +88,7 @@ class Runner:
             self._launch()
         elif self._may_run_ahead():
             self._launch()
-        if self._flights and (len(self._flights) > self._lookahead or not self._may_run_ahead()):
+        if self._flights and (len(self._flights) > 1 or not self._may_run_ahead()):
             events += self._read()
         if not self._flights:
             events += self._end_finished()
@@ -324,7 +324,9 @@ class Runner:
     def _may_run_ahead(self) -> bool:
         """Whether another cycle of the same sequences may be enqueued before the last one is read."""
         batch = self._batch
-        if not self._lookahead or not self._steady or batch is None or batch.due():
+        if self._lookahead == 0 or not self._steady or batch is None or batch.due():
+            return False
+        if self._lookahead is None and any(count for _, count in self._decode):
             return False
         if any(s.lookup is not None and s.draft_wanted for s in batch.sequences):
             return False  # it has to see the last tokens

@@ -16,9 +16,10 @@ from helix_mlx.speculative.verification import verify
 from helix_mlx.speculative.verification.types import Rows
 
 
-def tail_slots(page_size: int, lookahead: int) -> int:
+def tail_slots(page_size: int, lookahead: int | None) -> int:
     """Slots a decoding tail needs: a page in waiting, the last position, and the rows of the cycles in flight."""
-    return page_size + (1 + lookahead) * (MAX_DRAFT_TOKENS + 1)
+    ahead = {0: 0, 1: MAX_DRAFT_TOKENS + 1, None: 1}[lookahead]
+    return page_size + MAX_DRAFT_TOKENS + 1 + ahead
 
 
 def read_known(model: LanguageModel, kv: PagedKV, tokens: list[int], start: int) -> None:

@@ -114,8 +114,8 @@ def test_a_thousand_cancelled_generations_leave_nothing_behind(small: Pair) -> N
         assert pool_addresses(engine._core) == addresses
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
-def test_commits_never_move_the_pool(small: Pair, lookahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lookahead", [None, 0, 1])
+def test_commits_never_move_the_pool(small: Pair, lookahead: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over a thousand commits in running answers, each array of the pool stays where it lay."""
     with Engine(small, EngineConfig(max_context=512, page_size=2, lookahead=lookahead)) as engine:
         addresses = pool_addresses(engine._core)
@@ -127,8 +127,8 @@ def test_commits_never_move_the_pool(small: Pair, lookahead: int, monkeypatch: p
         assert write.call_count > 1000
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
-def test_the_host_waits_once_a_cycle(pair: Pair, lookahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lookahead", [None, 0, 1])
+def test_the_host_waits_once_a_cycle(pair: Pair, lookahead: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted where MLX can be made to wait: a cycle waits at most once, commits included."""
     waits = [Mock(wraps=mx.eval), Mock(wraps=mx.synchronize)]
     monkeypatch.setattr(mx, "eval", waits[0])

@@ -93,8 +93,8 @@ def test_draft_lengths_and_drafters_differ_in_one_batch(pair: Pair) -> None:
             assert all(completion.stats.accepted == completion.stats.drafted for completion in done[1:4])
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
-def test_looking_up_needs_no_draft_model_and_says_the_same(pair: Pair, lookahead: int) -> None:
+@pytest.mark.parametrize("lookahead", [None, 0, 1])
+def test_looking_up_needs_no_draft_model_and_says_the_same(pair: Pair, lookahead: int | None) -> None:
     """Prompts that repeat themselves, so that there is much to find; beside others that ask the model, or nobody."""
     prompts = [prompt(7, seed) * 6 for seed in range(4)]
     expected = [plain(pair.target.model, tokens, 40) for tokens in prompts]
