@@ -47,6 +47,8 @@ class Job(Protocol):
 
 
 J = TypeVar("J", bound=Job)
+FEWEST_DRAFTS = 2
+"""Where rows are so few that each could have but one draft, that costs about as much as it brings."""
 RESERVE = 100
 """One page in so many stays free where somebody is let in, so that those who run can grow a while."""
 
@@ -208,7 +210,8 @@ class Scheduler(Generic[J]):
 
     def most_drafts(self, decoding: int) -> int:
         """The largest K with which all rows of so many jobs fit one pass: each has the rows of the longest."""
-        return max(0, self.limits.max_rows // max(1, decoding) - 1)
+        most = self.limits.max_rows // max(1, decoding) - 1
+        return most if most >= FEWEST_DRAFTS else 0
 
     def _preempt(self, pages_free: int, pages_returned: Callable[[J], int] | None) -> list[J]:
         """The youngest that have to go, so that the others can commit what the next cycles bring."""

@@ -282,7 +282,7 @@ def test_the_draft_is_not_read_for_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "counts"),
-    [(32, [7, 2, 4, 0]), (31, [6, 2, 4, 0]), (16, [3, 2, 3, 0]), (8, [1, 1, 1, 0]), (7, [0] * 4), (4, [0] * 4)],
+    [(32, [7, 2, 4, 0]), (31, [6, 2, 4, 0]), (16, [3, 2, 3, 0]), (12, [2, 2, 2, 0]), (11, [0] * 4), (4, [0] * 4)],
 )
 def test_draft_lengths_are_capped_together(rows: int, counts: list[int]) -> None:
     """A pass has as many rows for each job as for the one that drafts most."""

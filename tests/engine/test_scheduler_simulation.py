@@ -228,7 +228,7 @@ class Simulation:
             for job, _ in plan.decode
             if job.emitted_count and job.draft_wanted and drafted[id(job)] >= job.length - 1
         }
-        cap = limits.max_rows // max(1, len(plan.decode)) - 1
+        cap = self.scheduler.most_drafts(len(plan.decode))
         for job, count in plan.decode:
             assert count == (min(job.draft_wanted, cap) if id(job) in ready else 0)
         if running:

@@ -134,10 +134,10 @@ def test_seeded_requests_do_not_depend_on_their_company(pair: Pair) -> None:
 def test_rows_of_a_pass_are_bounded(pair: Pair) -> None:
     """With many sequences each drafts less; the text is the same."""
     expected = [plain(pair.target.model, prompt(9, seed), 20) for seed in range(6)]
-    with Engine(pair, EngineConfig(max_context=128, max_sequences=6, max_rows=13)) as engine:
+    with Engine(pair, EngineConfig(max_context=128, max_sequences=6, max_rows=18)) as engine:
         done = engine.generate([prompt(9, seed) for seed in range(6)], max_tokens=20, draft_tokens=7)
         assert [completion.tokens for completion in done] == expected
-        # Six sequences in a pass of at most thirteen rows: one draft each, until some have ended.
+        # Six sequences in a pass of at most eighteen rows: two drafts each, until some have ended.
         assert done[0].stats.accepted_by_position
         assert all(completion.stats.drafted <= completion.stats.target_passes * 3 for completion in done)
 
