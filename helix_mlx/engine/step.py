@@ -41,7 +41,7 @@ def read_known(model: LanguageModel, kv: PagedKV, tokens: list[int], start: int)
         mx.synchronize()
         commit([kv], [[start]])
     slots = kv.tail.slots
-    kv.tail = kv.tail.resized(max(slots, start - kv.committed[0] + len(tokens)))
+    kv.resize_tail(max(slots, start - kv.committed[0] + len(tokens)))
     limit = start + len(tokens)
     model(mx.array([tokens], mx.int32), cache=kv.caches(mx.array([start], mx.int32), limit, exact=True))
     # The logits are never looked at, so the last layer and the output head are never computed.
@@ -49,7 +49,7 @@ def read_known(model: LanguageModel, kv: PagedKV, tokens: list[int], start: int)
     mx.synchronize()
     commit([kv], [[limit]])
     if kv.tail.slots > slots:
-        kv.tail = kv.tail.resized(slots)
+        kv.resize_tail(slots)
         # Each prompt gathers arrays of other sizes than the one before; their memory would pile up.
         mx.clear_cache()
 

@@ -135,6 +135,11 @@ class PagedKV:
             self._address = Address(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
         return self._address
 
+    def resize_tail(self, slots: int) -> None:
+        """Give the tail so many slots; what a pass knows of the room behind the pages is made anew."""
+        self.tail = self.tail.resized(slots)
+        self.forget_address()
+
     def forget_address(self) -> None:
         """Pages have come or gone."""
         self._address = None
