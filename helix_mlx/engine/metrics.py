@@ -59,7 +59,9 @@ class Metrics:
         return {**asdict(self), "tokens_per_s": self.tokens_per_s, "acceptance": self.acceptance}
 
 
-GAUGES = ("running", "waiting", "pages_total", "pages_used", "pages_cached", "tail_bytes", "waste", "tokens_per_s")
+GAUGES = (
+    "running", "waiting", "pages_total", "pages_used", "pages_cached", "tail_bytes", "waste", "tokens_per_s", "acceptance"
+)  # fmt: skip
 """The fields that may fall; all others only grow."""
 
 

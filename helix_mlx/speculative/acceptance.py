@@ -47,11 +47,6 @@ class Acceptance:
         for numbers in (self._kept, self._seen, self._guess):
             numbers[:] = [number * FADED for number in numbers]
 
-    @property
-    def weight(self) -> float:
-        """How much is known: the first drafts seen, old ones counting less."""
-        return self._seen[0]
-
     def chances(self) -> list[float]:
         """The estimates for i = 1..7, each between 0 and 1."""
         found, before = [], self.prior
