@@ -60,7 +60,8 @@ class Metrics:
 
 
 GAUGES = (
-    "running", "waiting", "pages_total", "pages_used", "pages_cached", "tail_bytes", "waste", "tokens_per_s", "acceptance"
+    "running", "waiting", "pages_total", "pages_used", "pages_cached", "tail_bytes", "waste", "tokens_per_s",
+    "acceptance",
 )  # fmt: skip
 """The fields that may fall; all others only grow."""
 
