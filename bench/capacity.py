@@ -107,6 +107,11 @@ class Replayed:
     furthest: int = 0
 
     @property
+    def draft_missing(self) -> int:
+        """Tokens that its draft has yet to read."""
+        return max(0, self.length - 1 - self.draft_length)
+
+    @property
     def length(self) -> int:
         """See `Job`."""
         return len(self.tokens) - 1

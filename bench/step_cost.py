@@ -34,6 +34,7 @@ from helix_mlx.bench.models import pair_of, random_llama
 from helix_mlx.bench.report import Asked, Spread, show_all, table, write_json
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.answer import Answer
+from helix_mlx.engine.drafting import Drafting, estimated_ladder
 from helix_mlx.engine.memory import allocate_pool
 from helix_mlx.engine.runner import Runner
 from helix_mlx.engine.scheduler import Limits, Scheduler
@@ -131,7 +132,7 @@ class Helix:
         )
         cache = PrefixCache(self._pool.allocator, PAGE, b"", enabled=True)
         models = Models(Filling(pair.target.model, self._pool), pair.target.vocab_size, None, None)
-        self._runner = Runner(models, self._pool, cache, Scheduler(limits), lookahead)
+        self._runner = Runner(models, self._pool, cache, Scheduler(limits), Drafting(estimated_ladder(0.0)), lookahead)
         for number in range(batch):
             self._runner.add(self._sequence(number, context, most))
         while self.emitted < batch:

@@ -24,8 +24,11 @@ class EngineConfig:
         page_size: positions in one page of KV memory.
         kv_memory: bytes for the page pool; None takes a share of the device's recommended working set.
         max_context: most positions of one sequence, prompt and answer; None takes the model's own limit.
-        draft_tokens: K, the drafts a cycle; 0 is plain decoding; None takes the default.
-        drafter: "model"; "ngram", which looks tokens up in the sequence itself and needs no draft model; or "none".
+        draft_tokens: K, the drafts a cycle; 0 is plain decoding; None chooses what pays, cycle by cycle.
+        drafter: "model"; "ngram", which looks tokens up in the sequence itself and needs no draft model; "none"; or
+            "auto", which chooses between them where `draft_tokens` is None too, else takes the model if there is one.
+        calibrate: whether `load` measures what a cycle costs where that is not known yet, in a second or two; without
+            it the engine begins with an estimate, and learns.
         lookahead: 1 reads a cycle's tokens after the next one is enqueued; 0 reads them at once; None does the first
             where nobody drafts, and the second where somebody does, which is what measures faster.
         prefill_chunk: prompt tokens that are read between two cycles at most, so that a long prompt delays the
@@ -45,7 +48,8 @@ class EngineConfig:
     kv_memory: int | None = None
     max_context: int | None = None
     draft_tokens: int | None = None
-    drafter: str = "model"
+    drafter: str = "auto"
+    calibrate: bool = True
     lookahead: int | None = None
     prefill_chunk: int = 512
     max_sequences: int = 16

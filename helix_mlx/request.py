@@ -11,7 +11,7 @@ from helix_mlx.errors import SettingsError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 VERIFICATIONS = ("greedy", "token", "block", "coupled")
-DRAFTERS = ("model", "ngram", "none")
+DRAFTERS = ("auto", "model", "ngram", "none")
 MAX_DRAFT_TOKENS = 7
 """Metal's vector attention takes at most 8 query rows: K drafts and the last token."""
 MAX_ANSWERS = 64
@@ -97,7 +97,7 @@ class Request:
         prompt: a raw text, token ids, or the messages of a conversation, `[{"role": "user", "content": ...}, ...]`.
         params: the sampling settings.
         draft_tokens: K for this request, 0 to 7; None takes the engine's.
-        drafter: who drafts, "model", "ngram" or "none"; None takes the engine's.
+        drafter: who drafts, "auto", "model", "ngram" or "none"; None takes the engine's.
         priority: higher goes first, is preempted last; equal ones go in the order of their arrival.
         n: answers to this one prompt. The i-th of them, from 0 on, has the seed `params.seed + i`, where there is one.
 
@@ -154,12 +154,17 @@ class Stats:
     `preemptions` the times the sequence gave up its pages to older ones and came back by reading its tokens again,
     which `prefill_tokens` and `prefix_hit_tokens` then count again. `prefill_s` is the time from the first pass over
     the prompt to the last. `time_to_first_token_s` begins with the submission, `decode_s` with the first token.
+    `cycles_by_draft_length[K]` counts cycles of K drafts, `cycles_by_drafter` those of each drafter; `draft_choice`
+    tells, where the engine chooses, why it chose what it chose last.
     """
 
     emitted: int = 0
     drafted: int = 0
     accepted: int = 0
     accepted_by_position: list[int] = field(default_factory=list)
+    cycles_by_draft_length: list[int] = field(default_factory=list)
+    cycles_by_drafter: dict[str, int] = field(default_factory=dict)
+    draft_choice: str = ""
     target_passes: int = 0
     draft_passes: int = 0
     host_syncs: int = 0
@@ -170,6 +175,13 @@ class Stats:
     time_to_first_token_s: float = 0.0
     decode_s: float = 0.0
     tokens_per_s: float = 0.0
+
+    def note_cycle(self, drafter: str, count: int) -> None:
+        """Count a cycle of K drafts of somebody."""
+        self.cycles_by_draft_length += [0] * (count + 1 - len(self.cycles_by_draft_length))
+        self.cycles_by_draft_length[count] += 1
+        if count:
+            self.cycles_by_drafter[drafter] = self.cycles_by_drafter.get(drafter, 0) + 1
 
     @property
     def draft_share(self) -> float:

@@ -69,11 +69,13 @@ def device() -> dict[str, Any]:
     """The device that models run on: its kind and chip, its memory, and the working set that it recommends."""
     import mlx.core as mx
 
+    from helix_mlx.kernels.device import chip_name
+
     info = mx.device_info()
     kind = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
     return {
         "device": kind,
-        "chip": str(info.get("device_name") or info.get("architecture") or platform.processor() or platform.machine()),
+        "chip": chip_name(),
         "memory_bytes": info.get("memory_size") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "working_set_bytes": info.get("max_recommended_working_set_size"),
         "system": platform.platform(),
@@ -82,10 +84,11 @@ def device() -> dict[str, Any]:
 
 def examine(terminal: Terminal) -> tuple[dict[str, Any], list[Check]]:
     """Load the built-in pair as a chat would, and see that speculation says what plain decoding says."""
+    from helix_mlx.config import EngineConfig
     from helix_mlx.engine.engine import load
 
     try:
-        with load(notice=terminal.error_line) as engine:
+        with load(config=EngineConfig(calibrate=False), notice=terminal.error_line) as engine:
             kernels = engine.pair.kernels
             in_use: dict[str, Any] = {**kernels.settings(), "reason": kernels.reason or "compiled for this machine"}
             plain = engine.generate(CHECK_PROMPT, max_tokens=CHECK_TOKENS, draft_tokens=0)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, replace
+from importlib import metadata
 from typing import Any
 
 import mlx.core as mx
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.answer import Answer
+from helix_mlx.engine.calibrate import Progress, measure
+from helix_mlx.engine.drafting import Drafting, estimated_ladder
 from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.memory import DEFAULT_CONTEXT, allocate_pool
 from helix_mlx.engine.metrics import Metrics
@@ -23,17 +27,22 @@ from helix_mlx.engine.step import Models
 from helix_mlx.engine.worker import Worker
 from helix_mlx.errors import PromptError
 from helix_mlx.kernels import cpu_attention
+from helix_mlx.kernels.cpu_library import Notice
+from helix_mlx.kernels.device import chip_name
 from helix_mlx.models.loader import evaluate_all
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import Completion, SamplingParams, check_draft_tokens
 from helix_mlx.sampling.noise import fold_seed
+from helix_mlx.speculative.calibration import LadderKey, LadderStore
 from helix_mlx.speculative.draft_model import DraftModel
 from helix_mlx.speculative.ngram import NgramLookup
 
-DEFAULT_DRAFT_TOKENS = 4
-"""Five rows: the widest pass that costs little more than one row on a Mac of the third generation or later."""
+CALIBRATED_CONTEXT = 1024
+"""A ladder is measured below so many positions; beyond, the engine learns as it runs."""
+FIRST_DRAFT_TOKENS = 4
+"""K that a sequence is expected to have before its first choice, for which pages are kept free."""
 
 
 class Core:
@@ -48,7 +57,7 @@ class Core:
     """
 
     def __init__(self, pair: Pair, config: EngineConfig) -> None:
-        if config.drafter != "model":
+        if config.drafter not in ("auto", "model"):
             pair = replace(pair, draft=None)
         self.pair = pair
         self.pool, self.config = allocate_pool(pair, config)
@@ -76,7 +85,9 @@ class Core:
         identity = "\0".join([pair.target.source, pair.draft.source if pair.draft else ""]).encode()
         cache = PrefixCache(self.pool.allocator, config.page_size, identity, enabled=config.prefix_cache)
         models = Models(pair.target.model, pair.target.vocab_size, drafter, drafter)
-        self.runner = Runner(models, self.pool, cache, self.scheduler, config.lookahead)
+        share = pair.draft.nbytes / pair.target.nbytes if pair.draft else 0.0
+        self.drafting = Drafting(estimated_ladder(share))
+        self.runner = Runner(models, self.pool, cache, self.scheduler, self.drafting, config.lookahead)
         self.worker = Worker(self.runner)
         self._encoding = threading.Lock()
 
@@ -85,10 +96,48 @@ class Core:
         """Whether there is something to speculate with."""
         return self._drafter(None) != "none"
 
-    def _drafter(self, wanted: str | None) -> str:
-        """Who drafts, where somebody is wished for."""
+    def _drafter(self, wanted: str | None, draft_tokens: int | None = None) -> str:
+        """Who may draft: "auto" is left where there is something to choose from."""
         wanted = wanted or self.config.drafter
+        if wanted == "auto" and (self.pair.draft is None or draft_tokens is not None):
+            wanted = "ngram" if self.pair.draft is None else "model"
         return "none" if wanted == "model" and self.pair.draft is None else wanted
+
+    def calibrate(self, store: LadderStore, notice: Notice | None, progress: Progress | None) -> bool:
+        """Find what a cycle costs here, on disk or by running some; returns whether it was found on disk.
+
+        Raises:
+            ClosedError: the engine has been closed.
+        """
+        notice, key = notice or (lambda _: None), self._ladder_key()
+        known = store.find(key)
+        if known is None:
+            notice("Measuring what drafts cost on this machine; this happens once.")
+            vocab = min(self.pair.target.vocab_size, self.pair.draft.vocab_size if self.pair.draft else 2**31)
+            ladder = self.worker.call(
+                lambda: measure(self.runner, self._trial, vocab, self.pair.draft is not None, progress)
+            )
+            if not store.keep(key, ladder):
+                notice("What was measured cannot be kept on disk, so it will be measured again next time.")
+        else:
+            ladder = known
+        self.drafting.begin(ladder)
+        return known is not None
+
+    def _trial(self, tokens: list[int]) -> Sequence:
+        """A sequence of nobody's, whose answer goes on for as long as the context has room."""
+        context = self.config.max_context
+        assert context is not None
+        return self.sequence(tokens[: context // 4 + 1], SamplingParams(max_tokens=context))
+
+    def _ladder_key(self) -> LadderKey:
+        pair = self.pair
+        target, draft = (
+            f"{model.source} {model.nbytes} {model.config.get('quantization')}" if model else ""
+            for model in (pair.target, pair.draft)
+        )
+        kernels = json.dumps(pair.kernels.settings(), sort_keys=True)
+        return LadderKey(chip_name(), metadata.version("mlx"), target, draft, kernels, CALIBRATED_CONTEXT)
 
     def close(self) -> None:
         """End what runs and give the KV memory back; everything after that raises `ClosedError`."""
@@ -102,13 +151,13 @@ class Core:
         self.worker.check_open()
         return self.worker.metrics
 
-    def settings(self, params: SamplingParams, draft_tokens: int, drafter: str) -> dict[str, Any]:
+    def settings(self, params: SamplingParams, draft_tokens: int | None, drafter: str) -> dict[str, Any]:
         """The settings in force, under the words of the command line."""
         pair, config = self.pair, self.config
         return {
             **asdict(params),
             "verification": params.rule,
-            "draft_tokens": draft_tokens,
+            "draft_tokens": "auto" if draft_tokens is None else draft_tokens,
             "drafter": drafter,
             "pair": pair.name,
             "target": pair.target.source,
@@ -122,19 +171,6 @@ class Core:
             "lookahead": config.lookahead,
             **pair.kernels.settings(),
         }
-
-    def draft_length(self, draft_tokens: int | None, drafter: str) -> int:
-        """K for a call: its own, the engine's, or the default.
-
-        Raises:
-            SettingsError: it is out of range.
-        """
-        check_draft_tokens(draft_tokens)
-        if drafter == "none":
-            return 0
-        if draft_tokens is None:
-            draft_tokens = self.config.draft_tokens
-        return DEFAULT_DRAFT_TOKENS if draft_tokens is None else draft_tokens
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text; any thread may ask."""
@@ -189,13 +225,16 @@ class Core:
         """A sequence to be submitted.
 
         Raises:
-            HelixError: as `pages_needed` and `draft_length`.
+            HelixError: as `pages_needed`; or a setting is out of range.
         """
         pages_most = self.pages_needed(tokens, params)
-        drafter = self._drafter(drafter)
-        count = self.draft_length(draft_tokens, drafter)
+        check_draft_tokens(draft_tokens)
+        draft_tokens = self.config.draft_tokens if draft_tokens is None else draft_tokens
+        drafter = self._drafter(drafter, draft_tokens)
+        if drafter == "none":
+            draft_tokens = 0
         assert self.config.max_context is not None
-        draft = self.pair.draft if drafter == "model" else None
+        draft = self.pair.draft if drafter in ("model", "auto") else None
         return Sequence(
             tokens=list(tokens),
             prompt_tokens=len(tokens),
@@ -206,10 +245,12 @@ class Core:
             answer=Answer(self.pair.tokenizer.detokenizer(), params.stop),
             table=BlockTable(self.pool.allocator),
             pages_most=pages_most,
-            draft_tokens=count,
+            draft_tokens=draft_tokens,
             draft_context=(draft.max_context if draft else None) or 2**31,
             drafter=drafter,
-            lookup=NgramLookup() if drafter == "ngram" else None,
+            asks="model" if drafter == "auto" else drafter,
+            asks_count=FIRST_DRAFT_TOKENS if draft_tokens is None else draft_tokens,
+            lookup=NgramLookup() if drafter in ("ngram", "auto") else None,
         )
 
     def submit(self, groups: Seq[list[Sequence]]) -> list[Handle]:

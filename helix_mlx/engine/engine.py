@@ -10,6 +10,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
+from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
 
@@ -23,10 +24,12 @@ from helix_mlx.engine.reading import Cancel, Progress, read
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.kernels.cpu_kernels import choose_kernels
-from helix_mlx.kernels.cpu_library import Notice
+from helix_mlx.kernels.cpu_library import Notice, cache_folder
 from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.models.tokenizer import Message
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams
+from helix_mlx.speculative.calibration import LadderStore
+from helix_mlx.speculative.costs import CostLadder
 
 Prompt = str | Seq[int]
 
@@ -39,6 +42,8 @@ def load(
     config: EngineConfig | None = None,
     trust_remote_code: bool = False,
     notice: Notice | None = None,
+    progress: Progress | None = None,
+    ladders: Path | None = None,
 ) -> Engine:
     """An engine on a named pair, or on a target and a draft of one's own choice.
 
@@ -48,16 +53,21 @@ def load(
         config: how to run it.
         trust_remote_code: allow models that bring Python code of their own.
         notice: is told, in a line, what takes a while or is not as it was wished.
+        progress: is told how far the measuring of costs is, rounds done and in all.
+        ladders: the folder of measured costs; None takes the user's cache.
 
     Raises:
         HelixError: something named is missing, unreadable, unsafe or does not fit.
     """
     config = config or EngineConfig()
-    if config.drafter != "model":
+    if config.drafter not in ("auto", "model"):
         draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
     loaded = load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code)
-    return Engine(loaded.with_kernels(kernels), config)
+    engine = Engine(loaded.with_kernels(kernels), config)
+    if config.calibrate and config.draft_tokens is None and config.drafter != "none":
+        engine.calibrate(ladders, notice, progress)
+    return engine
 
 
 class Engine:
@@ -118,6 +128,24 @@ class Engine:
         self._core.close()
         self._finalizer.detach()
         atexit.unregister(self._at_exit)
+
+    def calibrate(
+        self, ladders: Path | None = None, notice: Notice | None = None, progress: Progress | None = None
+    ) -> CostLadder:
+        """Measure what a cycle costs on this machine, unless that is known on disk; `load` does it by itself.
+
+        It takes a second or two, in which requests wait; those that run are waited for.
+
+        Args:
+            ladders: the folder where it is kept; None takes the user's cache.
+            notice: is told when it has to be measured.
+            progress: is told rounds done and in all.
+
+        Raises:
+            ClosedError: the engine has been closed.
+        """
+        self._core.calibrate(LadderStore(ladders or cache_folder("ladders")), notice, progress)
+        return self._core.drafting.ladder
 
     def memory(self) -> MemoryReport:
         """What the page pool holds, as of the last step."""

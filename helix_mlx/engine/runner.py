@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from helix_mlx.engine.batch import Batch
+from helix_mlx.engine.drafting import Chooser
 from helix_mlx.engine.metrics import Counts, Metrics
+from helix_mlx.engine.prefill import Prefill
 from helix_mlx.engine.scheduler import Scheduler
 from helix_mlx.engine.sequence import Sequence
-from helix_mlx.engine.step import Models, cycle, read_known, tail_slots
-from helix_mlx.paging.page_pool import DRAFT, TARGET, PagePool
-from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.engine.step import Models, cycle, tail_slots
+from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import Chunk
+from helix_mlx.speculative.draft_length import MODEL, NGRAM
 
 Event = tuple[Sequence, list[Chunk]]
 """Chunks of one answer; the last one of an answer has its finish reason."""
@@ -31,7 +35,7 @@ class Flight:
     sequences: list[Sequence]
     counts: list[int]
     drafting: set[int]
-    """Rows whose draft was asked."""
+    """Rows whose draft model was asked."""
 
 
 class Runner:
@@ -42,16 +46,24 @@ class Runner:
         pool: their pages.
         cache: the prefix cache over them.
         scheduler: decides whose turn it is.
+        chooser: decides who drafts and how many, for those who leave it open.
         lookahead: cycles that are enqueued before one is read; None is one where nobody drafts, else none.
     """
 
     def __init__(
-        self, models: Models, pool: PagePool, cache: PrefixCache, scheduler: Scheduler[Sequence], lookahead: int | None
+        self,
+        models: Models,
+        pool: PagePool,
+        cache: PrefixCache,
+        scheduler: Scheduler[Sequence],
+        chooser: Chooser,
+        lookahead: int | None,
     ) -> None:
         self._models = models
         self._pool = pool
         self._cache = cache
         self._scheduler = scheduler
+        self.chooser = chooser
         self._lookahead = lookahead
         self._batch: Batch | None = None
         self._decode: list[tuple[Sequence, int]] = []
@@ -60,6 +72,9 @@ class Runner:
         self._device_idle = True
         self._arrivals = 0
         self._count = Counts()
+        self._prefill = Prefill(models, pool, cache, lookahead, self._count)
+        self._read_at: float | None = None
+        """When the cycle before was read, where nothing else was done since."""
 
     @property
     def idle(self) -> bool:
@@ -86,9 +101,9 @@ class Runner:
             events += self._end_finished()
             self._arrange()
             self._launch()
-        elif self._may_run_ahead():
+        if self._flights and self._may_run_ahead():
             self._launch()
-        if self._flights and (len(self._flights) > 1 or not self._may_run_ahead()):
+        if self._flights:
             events += self._read()
         if not self._flights:
             events += self._end_finished()
@@ -109,6 +124,21 @@ class Runner:
         self._cache.clear()
         self._count.failed += len(gone)
         return gone
+
+    @contextmanager
+    def trial(self, chooser: Chooser) -> Iterator[None]:
+        """Run sequences that are nobody's: with a chooser of their own, and afterwards nothing is left of them."""
+        assert self.idle
+        before, counts = self.chooser, vars(self._count).copy()
+        self.chooser = chooser
+        try:
+            yield
+        finally:
+            self.abandon()
+            mx.synchronize()
+            self._device_idle = True
+            self.chooser = before
+            vars(self._count).update(counts)
 
     def metrics(self) -> Metrics:
         """What has been done, and what is held now."""
@@ -169,24 +199,29 @@ class Runner:
         """Commit, change who runs, and read what has to be read before the next cycle."""
         if self._batch is not None and self._batch.due():
             self._commit()
-        turn = self._scheduler.admit(self._pool.allocator.pages_free, self._pages_needed, self._pages_returned)
+        begun = [s for s in self._scheduler.running if s.emitted_count and s.target_length == s.length]
+        self.chooser.choose(begun, self._scheduler.most_drafts(len(begun)))
+        prefill = self._prefill
+        turn = self._scheduler.admit(self._pool.allocator.pages_free, prefill.pages_needed, prefill.pages_returned)
         for sequence in turn.preempt:
             self._preempt(sequence)
         for sequence in turn.admit:
-            self._admit(sequence)
-        for sequence in self._scheduler.running:
-            if sequence.lookup is not None:
-                sequence.draft_length = sequence.length  # it has nothing to read
+            prefill.begin(sequence)
         plan = self._scheduler.plan()
         for sequence, count in plan.prefill:
-            self._read_prompt(sequence, count)
+            prefill.read_target(sequence, count)
         for sequence, count in plan.draft_prefill:
-            self._read_draft(sequence, count)
+            began, before = time.perf_counter(), sequence.draft_length
+            prefill.read_draft(sequence, count)
+            self.chooser.note_read(sequence.draft_length - before, time.perf_counter() - began)
         decode = self._with_copies(plan.decode)
         self._arrange_batch(decode)
         self._decode = decode
         first = any(s.emitted_count == 0 for s, _ in decode)
-        self._steady = not (plan.prefill or plan.draft_prefill or first or self._scheduler.waiting)
+        others = bool(plan.prefill or plan.draft_prefill or first)
+        self._steady = not (others or self._scheduler.waiting)
+        if others or turn.preempt or turn.admit:
+            self._device_idle, self._read_at = False, None
 
     def _arrange_batch(self, decode: list[tuple[Sequence, int]]) -> None:
         if not decode:
@@ -201,8 +236,8 @@ class Runner:
 
     def _may_draft(self, sequence: Sequence) -> bool:
         # Before its first token a sequence may have no last two tokens to read.
-        begun = sequence.emitted_count > 0 and sequence.draft_wanted > 0 and sequence.lookup is None
-        return begun and sequence.draft_length >= sequence.length - 1
+        asked = sequence.emitted_count > 0 and sequence.asks == MODEL and sequence.draft_wanted > 0
+        return asked and not sequence.draft_missing
 
     def _commit(self) -> None:
         assert self._batch is not None
@@ -222,75 +257,6 @@ class Runner:
         sequence.stats.preemptions += 1
         self._count.preemptions += 1
 
-    def _pages_needed(self, sequence: Sequence) -> int:
-        """Pages that a waiting sequence would take from those that can be had, to hold the tokens known now."""
-        found = self._cache.match(sequence.tokens[: sequence.length]).pages
-        shared = sum(self._pool.allocator.holders(page) > 0 for page in found)
-        return sequence.length // self._pool.page_size - shared
-
-    def _pages_returned(self, sequence: Sequence) -> int:
-        """Pages that can be had once a running sequence has let go."""
-        return sum(self._pool.allocator.holders(page) == 1 for page in sequence.table.pages)
-
-    def _admit(self, sequence: Sequence) -> None:
-        """Begin with what the prefix cache holds of the sequence's tokens."""
-        size = self._pool.page_size
-        found = self._cache.match(sequence.tokens[: sequence.length])
-        sequence.table.adopt(found.pages, found.digests)
-        slots = tail_slots(size, self._lookahead)
-        sequence.target = PagedKV.empty(self._pool, TARGET, sequence.table, slots)
-        sequence.target.found(len(found.pages))
-        sequence.target_length = sequence.read_from = len(found.pages) * size
-        sequence.stats.prefix_hit_tokens += sequence.target_length
-        self._count.prefix_hit_tokens += sequence.target_length
-        if sequence.drafter == "model" and sequence.draft_tokens:
-            sequence.draft = PagedKV.empty(self._pool, DRAFT, sequence.table, slots)
-            self._find_drafted(sequence)
-        if not sequence.began_at:
-            sequence.began_at = time.perf_counter()
-
-    def _find_drafted(self, sequence: Sequence) -> None:
-        """Go past pages that the draft has read already, for this sequence or for another that shares them."""
-        size, kv = self._pool.page_size, sequence.draft
-        assert kv is not None
-        pages = kv.committed[0] // size
-        # The draft reads the last two tokens again, so the page of the first of them stays out.
-        most = min(len(sequence.table.pages), max(0, sequence.length - 1) // size)
-        while pages < most and sequence.table.pages[pages] in self._pool.allocator.drafted:
-            pages += 1
-        if pages * size > sequence.draft_length:
-            kv.found(pages)
-            sequence.draft_length = pages * size
-
-    def _read_prompt(self, sequence: Sequence, count: int) -> None:
-        """The target reads the next tokens of one sequence."""
-        kv, start = sequence.target, sequence.target_length
-        assert kv is not None
-        self._device_idle = False
-        read_known(self._models.target, kv, sequence.tokens[start : start + count], start)
-        sequence.target_length = start + count
-        sequence.stats.prefill_tokens += count
-        self._count.prefill_tokens += count
-        self._cache.add(sequence.table, sequence.tokens, kv.committed[0] // self._pool.page_size)
-        if not sequence.emitted_count:
-            sequence.stats.prefill_s = time.perf_counter() - sequence.began_at
-        if sequence.progress is not None:
-            sequence.progress(sequence.target_length - sequence.read_from, sequence.length - sequence.read_from)
-
-    def _read_draft(self, sequence: Sequence, count: int) -> None:
-        """The draft reads the next tokens of one sequence, all but the last two at most."""
-        assert self._models.draft is not None
-        # Who has something to read has left the batch's draft after the cycle that it was not asked in.
-        assert sequence.draft is not None
-        self._find_drafted(sequence)
-        start = sequence.draft_length
-        tokens = sequence.tokens[start : min(start + count, sequence.length - 1)]
-        if tokens:
-            self._device_idle = False
-            read_known(self._models.draft, sequence.draft, tokens, start)
-            sequence.draft_length = start + len(tokens)
-            self._count.draft_prefill_tokens += len(tokens)
-
     def _with_copies(self, decode: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
         """Those who run a cycle now, with the copies of those that have just read their prompt."""
         before = len(decode)
@@ -305,15 +271,7 @@ class Runner:
         copies, sequence.copies = sequence.copies, []
         for copy in copies:
             if decode and self._scheduler.start(copy, self._pool.allocator.pages_free):
-                assert sequence.target is not None
-                copy.table = sequence.table.fork()
-                copy.target = sequence.target.fork(copy.table)
-                copy.target_length = copy.read_from = sequence.target_length
-                copy.stats.prefix_hit_tokens = sequence.target_length
-                copy.began_at = time.perf_counter()
-                if copy.drafter == "model" and copy.draft_tokens:
-                    slots = tail_slots(self._pool.page_size, self._lookahead)
-                    copy.draft = PagedKV.empty(self._pool, DRAFT, copy.table, slots)
+                self._prefill.fork(sequence, copy)
                 decode = [*decode, (copy, 0)]
             else:
                 self._scheduler.add(copy)
@@ -328,13 +286,17 @@ class Runner:
             return False
         if self._lookahead is None and any(count for _, count in self._decode):
             return False
-        if any(s.lookup is not None and s.draft_wanted for s in batch.sequences):
+        if any(s.asks == NGRAM and s.draft_wanted for s in batch.sequences):
             return False  # it has to see the last tokens
         if any(count > s.draft_wanted for s, count in self._decode):
             return False  # its draft was made for no more positions
         if not self._scheduler.covers(self._pool.allocator.pages_free):
             return False
-        return not any(s.finished or s.cancel_wanted for s in batch.sequences)
+        if any(s.finished or s.cancel_wanted for s in batch.sequences):
+            return False
+        drafts = any(count for _, count in self._decode)
+        most = self._scheduler.most_drafts(len(batch.sequences))
+        return drafts or not self.chooser.would_draft(batch.sequences, most)
 
     def _launch(self) -> None:
         batch = self._batch
@@ -354,7 +316,8 @@ class Runner:
         """The drafts that no model is asked for, by row; `counts` becomes what was found."""
         found: dict[int, list[int]] = {}
         for row, sequence in enumerate(batch.sequences):
-            if sequence.lookup is not None and counts[row]:
+            if sequence.asks == NGRAM and counts[row]:
+                assert sequence.lookup is not None
                 tokens = sequence.lookup.propose(sequence.tokens, counts[row])
                 counts[row] = len(tokens)
                 if tokens:
@@ -369,6 +332,12 @@ class Runner:
             mx.synchronize()
             self._device_idle = True
         rows: Any = flight.packed.tolist()
+        now = time.perf_counter()
+        seconds = None if self._read_at is None else now - self._read_at
+        self._read_at = now
+        kept = [row[0] for row in rows]
+        flown = list(zip(flight.sequences, flight.counts, kept, strict=True))
+        self.chooser.note(flown, bool(flight.drafting), seconds)
         events: list[Event] = []
         for row, (sequence, (kept, *tokens)) in enumerate(zip(flight.sequences, rows, strict=True)):
             if sequence.finished:
@@ -389,6 +358,7 @@ class Runner:
         else:
             stats.target_passes += 1
             stats.draft_passes += draft_passes
+            stats.note_cycle(sequence.asks, count)
         before = stats.accepted
         chunks = sequence.accept(tokens, count)
         self._count.emitted += len(chunks)

@@ -20,8 +20,7 @@ class Job(Protocol):
     priority: int
     """Higher goes first."""
     target_length: int
-    draft_length: int
-    """What each model has read."""
+    """What the target has read."""
     pages_most: int
     """Pages it holds when it has grown as far as it may."""
 
@@ -42,7 +41,12 @@ class Job(Protocol):
 
     @property
     def draft_wanted(self) -> int:
-        """K, the drafts that it asks for in each cycle; 0 where it has no draft."""
+        """K, the drafts that it asks for in the next cycle; 0 where it has no draft."""
+        ...
+
+    @property
+    def draft_missing(self) -> int:
+        """Tokens that its draft has to read before it can be asked."""
         ...
 
 
@@ -195,7 +199,7 @@ class Scheduler(Generic[J]):
         for job in decoding:
             if not (cap and job.emitted_count and job.draft_wanted):
                 continue
-            missing = max(0, job.length - 1 - job.draft_length)
+            missing = job.draft_missing
             count = min(missing, budget)
             if count:
                 plan.draft_prefill.append((job, count))

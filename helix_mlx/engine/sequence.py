@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from helix_mlx.engine.answer import Answer
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.paged_cache import PagedKV
-from helix_mlx.request import Chunk, FinishReason, SamplingParams, Stats
+from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk, FinishReason, SamplingParams, Stats
+from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.ngram import NgramLookup
 
 
@@ -21,8 +22,10 @@ class Sequence:
     `target` and `draft` are its keys and values while it runs and is in no batch. A sequence that waits, was
     preempted or has ended keeps its tokens and nothing else.
 
-    `draft_tokens` is its K; past `draft_context` positions its draft is not asked, which was not made for them.
-    `lookup` is its drafter where that is no model.
+    `draft_tokens` is its K, None where the engine chooses; `drafter` is who may draft, where "auto" is a model or
+    n-grams. `asks` and `asks_count` are who drafts in the next cycle, and how many. Past `draft_context` positions a
+    draft model is not asked, which was not made for them. `lookup` finds its n-grams. `estimates` tell how many
+    drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle.
     `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
     `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
     `cancel_wanted` may be set by any thread. `read_from` is where reading began when it was admitted last.
@@ -37,10 +40,14 @@ class Sequence:
     answer: Answer
     table: BlockTable
     pages_most: int
-    draft_tokens: int = 0
+    draft_tokens: int | None = 0
     draft_context: int = 2**31
     drafter: str = "none"
+    asks: str = "none"
+    asks_count: int = 0
     lookup: NgramLookup | None = None
+    estimates: dict[str, Acceptance] = field(default_factory=dict)
+    offered: dict[str, int] = field(default_factory=dict)
     priority: int = 0
     index: int = 0
     arrival: int = -1
@@ -74,10 +81,39 @@ class Sequence:
         return len(self.tokens) - self.prompt_tokens
 
     @property
+    def left(self) -> int:
+        """Tokens that its answer may still have."""
+        return self.max_new - self.emitted_count
+
+    @property
+    def may_ask_model(self) -> bool:
+        """Whether a draft model is ever asked."""
+        return self.drafter in ("model", "auto") and self.draft_tokens != 0
+
+    @property
+    def model_most(self) -> int:
+        """The largest K for which a draft model was made for the positions."""
+        return max(0, min(MAX_DRAFT_TOKENS, (self.draft_context - self.length) // 2 - 1))
+
+    @property
     def draft_wanted(self) -> int:
-        """K, the drafts of its cycles; 0 from where its draft was not made for."""
-        fits = self.length + 2 * (self.draft_tokens + 1) <= self.draft_context
-        return self.draft_tokens if fits else 0
+        """K of the next cycle; 0 from where its draft was not made for."""
+        return self.asks_count if self.asks != "model" or self.asks_count <= self.model_most else 0
+
+    @property
+    def draft_missing(self) -> int:
+        """Tokens that a draft model has to read before it can be asked, where it is going to be."""
+        return self.draft_missing_for_model if self.asks == "model" else 0
+
+    @property
+    def draft_missing_for_model(self) -> int:
+        """Tokens that a draft model would have to read; it reads the last two in its cycle."""
+        return max(0, self.length - 1 - self.draft_length)
+
+    def look_ahead(self) -> int:
+        """How many tokens its n-grams propose now."""
+        assert self.lookup is not None
+        return len(self.lookup.propose(self.tokens, MAX_DRAFT_TOKENS))
 
     @property
     def finished(self) -> bool:

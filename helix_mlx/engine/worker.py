@@ -8,6 +8,9 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -17,6 +20,10 @@ from helix_mlx.engine.runner import Event, Runner
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.errors import ClosedError
 from helix_mlx.request import Chunk
+
+T = TypeVar("T")
+Call = tuple[Callable[[], None], "Future[Any]"]
+"""Something to do, and who is told where it is never done."""
 
 
 class Worker:
@@ -30,6 +37,7 @@ class Worker:
         self._runner = runner
         self._condition = threading.Condition()
         self._inbox: deque[tuple[Sequence, Handle]] = deque()
+        self._calls: list[Call] = []
         self._handles: dict[Sequence, Handle] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -42,13 +50,30 @@ class Worker:
             ClosedError: the engine has been closed.
         """
         with self._condition:
-            self.check_open()
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="helix-engine", daemon=True)
-                thread.start()
-                self._thread = thread
+            self._start()
             self._inbox.extend(requests)
             self._condition.notify()
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Do something on the engine's thread when nothing runs there, and wait for it; requests wait meanwhile.
+
+        Raises:
+            ClosedError: the engine has been closed.
+        """
+        assert not self.is_current
+        future: Future[T] = Future()
+
+        def done() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # the caller's to handle, whatever it is
+                future.set_exception(error)
+
+        with self._condition:
+            self._start()
+            self._calls.append((done, future))
+            self._condition.notify()
+        return future.result()
 
     def wake(self) -> None:
         """Something changed that a sleeping thread should see."""
@@ -77,6 +102,14 @@ class Worker:
         if self._thread is not None and not self.is_current:
             self._thread.join()
 
+    def _start(self) -> None:
+        """Start the thread where there is none yet; the condition is held."""
+        self.check_open()
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="helix-engine", daemon=True)
+            thread.start()
+            self._thread = thread
+
     def _run(self) -> None:
         try:
             while self._take_in():
@@ -93,10 +126,15 @@ class Worker:
     def _take_in(self) -> bool:
         """Wait for something to do; False once the engine is closed."""
         with self._condition:
-            self._condition.wait_for(lambda: self._closed or self._inbox or not self._runner.idle)
+            self._condition.wait_for(lambda: self._closed or self._inbox or self._calls or not self._runner.idle)
             if self._closed:
                 return False
+            calls: list[Call] = []
+            if self._runner.idle:
+                calls, self._calls = self._calls, []
             arrived, self._inbox = self._inbox, deque()
+        for done, _ in calls:
+            done()
         for sequence, handle in arrived:
             for each in (sequence, *sequence.copies):
                 self._handles[each] = handle
@@ -130,8 +168,12 @@ class Worker:
     def _fail_all(self, error: BaseException) -> None:
         with self._condition:
             handles = {*self._handles.values(), *(handle for _, handle in self._inbox if self._closed)}
+            calls = self._calls if self._closed else []
             self._handles.clear()
             if self._closed:
                 self._inbox.clear()
+                self._calls = []
         for handle in handles:
             handle.fail(error)
+        for _, future in calls:
+            future.set_exception(error)

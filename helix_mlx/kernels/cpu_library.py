@@ -87,14 +87,14 @@ def load_library(
         raise LibraryError(f"there is no room to compile: {' '.join(str(error).split())[:200]}") from error
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels are kept for this user; without a home, a folder that cannot be."""
+def cache_folder(what: str = "cpu-kernels") -> Path:
+    """Where what was made for this machine is kept for this user; without a home, a folder that cannot be."""
     try:
         home = Path.home()
     except RuntimeError:
         home = Path(os.devnull)  # never a shared folder: whoever writes there could have us load anything
     caches = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
-    return caches / "helix-mlx" / "cpu-kernels"
+    return caches / "helix-mlx" / what
 
 
 def _tried(path: Path, stamp: Stamp) -> CpuLibrary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from helix_mlx.request import MAX_DRAFT_TOKENS
 
@@ -58,6 +59,56 @@ class Acceptance:
     def tokens(self) -> list[float]:
         """The expected tokens of a cycle of K drafts, for K = 0..7: one of the target, and the drafts that are kept."""
         return expected_tokens(self.chances())
+
+
+class Estimate(Protocol):
+    """What is expected of drafts: one sequence's estimate, or several together."""
+
+    def chances(self) -> list[float]:
+        """The chance of draft i = 1..7 where all before it were kept."""
+        ...
+
+    def tokens(self) -> list[float]:
+        """The expected tokens of a cycle, for K = 0..7."""
+        ...
+
+    def fade(self) -> None:
+        """Forget most of what was seen."""
+        ...
+
+
+class Together:
+    """The mean over sequences that go through a cycle together.
+
+    Args:
+        parts: each sequence's estimate and the most drafts that it has; None for one that has none.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Acceptance, int] | None]) -> None:
+        assert parts
+        self._parts = parts
+
+    def chances(self) -> list[float]:
+        """By position, over those that have drafts."""
+        able = [part[0].chances() for part in self._parts if part]
+        return [sum(column) / len(able) for column in zip(*able, strict=True)]
+
+    def tokens(self) -> list[float]:
+        """A sequence's mean: who has no more drafts gains nothing by more rows."""
+        found = [1.0] * (MAX_DRAFT_TOKENS + 1)
+        for part in self._parts:
+            if part is None:
+                continue
+            tokens = part[0].tokens()
+            for count in range(1, MAX_DRAFT_TOKENS + 1):
+                found[count] += (tokens[min(count, part[1])] - 1.0) / len(self._parts)
+        return found
+
+    def fade(self) -> None:
+        """Of all of them."""
+        for part in self._parts:
+            if part is not None:
+                part[0].fade()
 
 
 def expected_tokens(chances: Sequence[float]) -> list[float]:

@@ -13,6 +13,11 @@ _MEMORY = 0.97
 """What is left of a measurement's weight after the next one of its kind."""
 _SPREAD = 0.5
 """A cycle counts as at most e^0.5 times longer or shorter than expected: commits and other programs disturb some."""
+_CARRIED = 0.1
+"""What is left of every weight for another length of context: a place to begin."""
+
+Kind = tuple[int, bool]
+"""K, and whether the draft model was asked."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,17 @@ class CostLadder:
         """A cycle of K drafts."""
         return self.target_s[count] + count * self.draft_s * asks_model
 
+    def for_batch(self, sequences: int) -> CostLadder:
+        """A guess for several sequences, from the rows of all of them; past eight rows as the last ones grow."""
+        slope = max(0.0, self.target_s[-1] - self.target_s[-4]) / 3
+
+        def rows_s(rows: int) -> float:
+            return self.target_s[rows - 1] if rows <= len(self.target_s) else self.target_s[-1] + slope * (rows - 8)
+
+        costs = tuple(rows_s(sequences * (count + 1)) for count in range(MAX_DRAFT_TOKENS + 1))
+        # A draft's step grows with its rows as a target's does.
+        return CostLadder(costs, self.draft_s * costs[0] / self.target_s[0], self.draft_read_s)
+
 
 class Costs:
     """The cost of a cycle of K drafts: the ladder's, corrected by measured cycles of that K, and by all of them.
@@ -47,8 +63,10 @@ class Costs:
 
     def __init__(self, ladder: CostLadder) -> None:
         self.ladder = ladder
-        # By K and whether the model was asked: the mean logarithm of measured by expected, and its weight.
-        self._off: dict[tuple[int, bool], tuple[float, float]] = {}
+        # The mean logarithm of measured by expected, and its weight.
+        self._off: dict[Kind, tuple[float, float]] = {}
+        self._whole = 0.0
+        self._known: dict[Kind, float] = {}
 
     def note(self, count: int, asks_model: bool, seconds: float) -> None:
         """A cycle of K drafts took so long."""
@@ -63,16 +81,29 @@ class Costs:
         mean, weight = self._off.get(key, (0.0, 0.0))
         weight = weight * _MEMORY + 1.0
         self._off[key] = mean + (off - mean) / weight, weight
+        shares = [(mean, weight / (weight + _TRUST)) for mean, weight in self._off.values()]
+        self._whole = sum(mean * share for mean, share in shares) / sum(share for _, share in shares)
+        self._known.clear()
 
     def cycle_s(self, count: int, asks_model: bool = True) -> float:
         """What a cycle of K drafts is expected to take."""
         key = count, asks_model and count > 0
-        return self.ladder.cycle_s(*key) * math.exp(self._expected(key))
+        if key not in self._known:
+            self._known[key] = self.ladder.cycle_s(*key) * math.exp(self._expected(key))
+        return self._known[key]
 
-    def _expected(self, key: tuple[int, bool]) -> float:
-        if not self._off:
-            return 0.0
-        shares = [(mean, weight / (weight + _TRUST)) for mean, weight in self._off.values()]
-        whole = sum(mean * share for mean, share in shares) / sum(share for _, share in shares)
-        mean, weight = self._off.get(key, (whole, 0.0))
-        return (mean * weight + whole * _TRUST) / (weight + _TRUST)
+    @property
+    def draft_s(self) -> float:
+        """What a step of the draft model is expected to take."""
+        return self.ladder.draft_s * math.exp(self._whole)
+
+    def carried(self) -> Costs:
+        """Where to begin for another length of context."""
+        other = Costs(self.ladder)
+        other._off = {key: (mean, weight * _CARRIED) for key, (mean, weight) in self._off.items()}
+        other._whole = self._whole
+        return other
+
+    def _expected(self, key: Kind) -> float:
+        mean, weight = self._off.get(key, (self._whole, 0.0))
+        return (mean * weight + self._whole * _TRUST) / (weight + _TRUST)

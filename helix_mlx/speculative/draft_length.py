@@ -9,10 +9,10 @@ a seed, or at temperature 0, no choice of it changes the text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from helix_mlx.request import MAX_DRAFT_TOKENS
-from helix_mlx.speculative.acceptance import Acceptance
+from helix_mlx.speculative.acceptance import Estimate
 
 MODEL, NGRAM, NOBODY = "model", "ngram", "none"
 HYSTERESIS = 1.02
@@ -29,12 +29,25 @@ HORIZON = 64
 
 @dataclass(frozen=True)
 class Choice:
-    """Who drafts in the next cycle, how many, and what that promises over plain decoding: 1 is as fast."""
+    """Who drafts in the next cycle, how many, and what that promises over plain decoding: 1 is as fast.
+
+    `kept` is the share of the drafts that is expected to be kept; `tries` tells a draft that is made to learn.
+    """
 
     drafter: str
     count: int
     gain: float
-    reason: str
+    kept: float = 0.0
+    tries: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why, in a few words."""
+        if self.tries:
+            return "a try, whether drafts pay again"
+        if not self.count:
+            return "drafts would not pay"
+        return f"{self.kept:.0%} of {self.count} kept, {self.gain:.2f} times plain decoding"
 
 
 @dataclass(frozen=True)
@@ -50,76 +63,81 @@ class Offer:
     """
 
     drafter: str
-    acceptance: Acceptance
+    acceptance: Estimate
     most: int
     cycle_s: Callable[[int], float]
     catch_up_s: float = 0.0
 
 
 class DraftLength:
-    """Chooses for one sequence, cycle by cycle."""
+    """Chooses for the sequences that go through the cycle together, cycle by cycle."""
 
     def __init__(self) -> None:
-        self.last = Choice(NOBODY, 0, 1.0, "nothing is known yet")
+        self.last = Choice(NOBODY, 0, 1.0)
         self._parked_s = 0.0
         self._failed = 0
         self._again = False
-        self._tried: Acceptance | None = None  # whose draft was tried in the last cycle
+        self._tried = False
 
     def note(self, drafted: int, accepted: int) -> None:
         """What came of the last choice: where a try was kept, the next one follows at once."""
-        if self._tried is not None and drafted:
+        if self._tried and drafted:
             self._failed = 0 if accepted else min(self._failed + 1, 2)
             self._again = accepted > 0
-        self._tried = None
+        self._tried = False
 
     def choose(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice:
-        """The best of what is offered, for the next cycle.
+        """The best of what is offered, for the next cycle, which is going to run so.
 
         Args:
             offers: the drafters that may be asked.
             plain_s: the cost of a cycle without drafts.
             left: tokens that the answer may still have, at least 1.
         """
-        offers = [replace(offer, most=min(offer.most, left - 1, MAX_DRAFT_TOKENS)) for offer in offers]
-        best = max(self._choices(offers, plain_s, left), key=self._worth)
-        if best.count:
-            self._parked_s, self._failed, self._again = 0.0, 0, False
-        else:
-            best = self._probe(offers, plain_s) or best
-        self.last = best
-        return best
+        choice = self.weigh(offers, plain_s, left)
+        self.settle(choice, offers, plain_s)
+        return choice
 
-    def _choices(self, offers: Sequence[Offer], plain_s: float, left: int) -> list[Choice]:
-        choices = [Choice(NOBODY, 0, PARKING, "drafts would not pay")]
+    def weigh(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice:
+        """What `choose` would choose; nothing is noted of it."""
+        best, best_worth = Choice(NOBODY, 0, PARKING), PARKING * (HYSTERESIS if not self.last.count else 1.0)
+        limit = min(left - 1, MAX_DRAFT_TOKENS)
         for offer in offers:
             tokens = offer.acceptance.tokens()
-            for count in range(1, offer.most + 1):
-                cost = offer.cycle_s(count) + offer.catch_up_s * tokens[count] / min(left, HORIZON)
-                gain = tokens[count] * plain_s / cost
-                kept = (tokens[count] - 1) / count
-                choices.append(Choice(offer.drafter, count, gain, f"{kept:.0%} kept, {gain:.2f} times plain decoding"))
-        return choices
+            spread = offer.catch_up_s / min(left, HORIZON)
+            for count in range(1, min(offer.most, limit) + 1):
+                gain = tokens[count] * plain_s / (offer.cycle_s(count) + spread * tokens[count])
+                same = count == self.last.count and offer.drafter == self.last.drafter
+                worth = gain * HYSTERESIS if same else gain
+                if worth > best_worth:
+                    best, best_worth = Choice(offer.drafter, count, gain, (tokens[count] - 1) / count), worth
+        return best if best.count else self._probe(offers, plain_s, limit) or best
 
-    def _worth(self, choice: Choice) -> float:
-        """Its gain, and something for being the choice so far."""
-        same = (choice.drafter, choice.count) == (self.last.drafter, self.last.count)
-        return choice.gain * (HYSTERESIS if same else 1.0)
+    def settle(self, choice: Choice, offers: Sequence[Offer], plain_s: float) -> None:
+        """The next cycle runs by this choice."""
+        self.last = choice
+        self._tried = choice.tries
+        if choice.tries:
+            if not self._again:
+                next(offer for offer in offers if offer.drafter == choice.drafter).acceptance.fade()
+            self._parked_s, self._again = 0.0, False
+        elif choice.count:
+            self._parked_s, self._failed, self._again = 0.0, 0, False
+        else:
+            self._parked_s += plain_s
 
-    def _probe(self, offers: Sequence[Offer], plain_s: float) -> Choice | None:
+    def _probe(self, offers: Sequence[Offer], plain_s: float, limit: int) -> Choice | None:
         """One draft, where enough time has passed without any that the try costs little of it."""
-        self._parked_s += plain_s
-        able = [offer for offer in offers if offer.most]
+        able = [offer for offer in offers if offer.most and limit]
         if not able:
             return None
-        offer = max(able, key=lambda offer: offer.acceptance.chances()[0])
-        cost = max(0.0, offer.cycle_s(1) - plain_s)
+        offer = max(able, key=lambda offer: offer.acceptance.chances()[0]) if len(able) > 1 else able[0]
         if not self._again:
+            parked_s = self._parked_s + plain_s
+            cost = max(0.0, offer.cycle_s(1) - plain_s)
             # What was missed grows with the time that has passed. It has a share of its own, and no failure adds to
             # it: otherwise the next try might never come.
-            missed_s = max(0.0, offer.catch_up_s - self._parked_s * CATCH_UP_SHARE)
-            if self._parked_s * PROBE_SHARE < cost * 2**self._failed + missed_s:
+            missed_s = max(0.0, offer.catch_up_s - parked_s * CATCH_UP_SHARE)
+            if parked_s * PROBE_SHARE < cost * 2**self._failed + missed_s:
                 return None
-            offer.acceptance.fade()
-        self._parked_s, self._again, self._tried = 0.0, False, offer.acceptance
-        return Choice(offer.drafter, 1, 1.0, "a try, whether drafts pay again")
+        return Choice(offer.drafter, 1, 1.0, offer.acceptance.chances()[0], tries=True)

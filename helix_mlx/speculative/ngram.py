@@ -13,10 +13,18 @@ SIZES = (5, 4, 3, 2)
 """Tokens that have to match, the longest first."""
 
 
+LONG = 4
+"""So many make a long match, which is right far more often than a short one."""
+
+
 class NgramLookup:
-    """Where each few tokens of one sequence stood last; kept up as the sequence grows, which it may only do."""
+    """Where each few tokens of one sequence stood last; kept up as the sequence grows, which it may only do.
+
+    `matched` is how many tokens matched the last time it was asked, 0 where none did.
+    """
 
     def __init__(self) -> None:
+        self.matched = 0
         self._after: dict[tuple[int, ...], int] = {}
         self._known = 0
 
@@ -32,9 +40,11 @@ class NgramLookup:
                 if end >= size:
                     self._after[tuple(tokens[end - size : end])] = end
         self._known = max(self._known, len(tokens))
+        self.matched = 0
         for size in SIZES:
             start = self._after.get(tuple(tokens[-size:])) if len(tokens) >= size else None
             if start is not None:
+                self.matched = size
                 return _copied(tokens, start, count)
         return []
 

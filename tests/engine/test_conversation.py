@@ -136,7 +136,10 @@ def test_random_conversations_say_what_a_fresh_reading_says(pair: Pair, seed: in
 
 def test_an_error_in_the_middle_is_not_remembered(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was read before an error cannot be trusted; the next turn reads everything again, and rightly."""
-    with Engine(pair, EngineConfig(max_context=512, page_size=8)) as engine, engine.conversation() as conversation:
+    with (
+        Engine(pair, EngineConfig(max_context=512, page_size=8, draft_tokens=4)) as engine,
+        engine.conversation() as conversation,
+    ):
         messages = [{"role": "user", "content": "tell me about pages and tails"}]
         waits = iter(range(100))
 

@@ -42,7 +42,7 @@ def test_a_stream_adds_up_to_the_completion(pair: Pair) -> None:
     assert chunks[-1].stats.emitted == 20
     assert whole.prompt_tokens == 5
     assert whole.finish_reason == "length"
-    assert whole.settings["draft_tokens"] == 4
+    assert whole.settings["draft_tokens"] == "auto"
     assert whole.settings["verification"] == "greedy"
 
 
@@ -276,7 +276,7 @@ def test_cancelling_while_the_draft_reads_the_prompt(pair: Pair) -> None:
     """A step at a time: after the first token the draft reads for many steps."""
     with Engine(pair, EngineConfig(max_context=512, prefill_chunk=8)) as engine:
         core = engine._core
-        sequence = core.sequence(prompt(400), SamplingParams(max_tokens=50))
+        sequence = core.sequence(prompt(400), SamplingParams(max_tokens=50), 4)
         core.runner.add(sequence)
         while not sequence.emitted:
             core.runner.step()

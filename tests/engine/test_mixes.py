@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 import pytest
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.core import Core
+from helix_mlx.engine.drafting import Drafting, estimated_ladder
 from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.models.pair import Pair
@@ -53,6 +55,27 @@ def oracle(pair: Pair) -> Iterator[Oracle]:
     oracle._engine.close()
 
 
+class AtRandom(Drafting):
+    """Changes its mind in every cycle, more than costs ever would make it."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__(estimated_ladder(0.1))
+        self._chance = chance
+
+    def choose(self, decoding: Seq[Sequence], most: int) -> None:
+        super().choose(decoding, most)
+        for sequence in decoding:
+            if sequence.draft_tokens is None:
+                able = [drafter for drafter in ("model", "ngram", "none") if drafter in ("none", sequence.drafter)]
+                able = ["model", "ngram", "none"] if sequence.drafter == "auto" else able
+                sequence.asks = self._chance.choice(able)
+                sequence.asks_count = 0 if sequence.asks == "none" else self._chance.randint(0, 7)
+
+    def would_draft(self, decoding: Seq[Sequence], most: int) -> bool:
+        super().would_draft(decoding, most)
+        return self._chance.random() < 0.3
+
+
 class Mix:
     """A core that is driven a step at a time, and what is expected of it."""
 
@@ -66,7 +89,7 @@ class Mix:
         chance = self.chance
         number, params = chance.randrange(len(PROMPTS)), chance.choice(SETTINGS)
         params = replace(params, max_tokens=chance.randint(1, LONGEST))
-        count, priority = chance.choice((0, 0, 1, 2, 4, 7)), chance.choice((0, 0, 0, 1))
+        count, priority = chance.choice((None, None, 0, 1, 2, 4, 7)), chance.choice((0, 0, 0, 1))
         drafter = chance.choice((None, None, "model", "ngram", "none"))
         group = []
         for index in range(chance.choice((1, 1, 1, 1, 2, 4))):
@@ -113,6 +136,8 @@ def test_every_request_says_what_it_says_alone(pair: Pair, oracle: Oracle, seed:
         prefix_cache=seed % 3 > 0,
     )
     with Engine(chosen, config) as engine:
+        if seed % 4:
+            engine._core.runner.chooser = AtRandom(chance)
         mix = Mix(engine._core, chance)
         allocator = engine._core.pool.allocator
         addresses = pool_addresses(engine._core)

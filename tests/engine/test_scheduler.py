@@ -27,6 +27,10 @@ class Fake:
     emitted_count: int = 0
     draft_wanted: int = 0
 
+    @property
+    def draft_missing(self) -> int:
+        return max(0, self.length - 1 - self.draft_length)
+
 
 def decoding(arrival: int, length: int = 9, draft_wanted: int = 0, priority: int = 0, behind: int = 0) -> Fake:
     """A job in the middle of its answer; its draft has yet to read `behind` tokens."""

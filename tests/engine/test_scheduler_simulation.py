@@ -63,6 +63,10 @@ class Counted:
         return self.draft_tokens if self.length < self.draft_context else 0
 
     @property
+    def draft_missing(self) -> int:
+        return max(0, self.length - 1 - self.draft_length)
+
+    @property
     def finished(self) -> bool:
         return self.emitted_count >= self.answer
 

@@ -118,7 +118,7 @@ def test_a_repetition_is_found(pair: Pair) -> None:
     """A target that says some things again: they come from what was looked up."""
     target = random_model("llama", num_hidden_layers=1, intermediate_size=16)
     with Engine(replace(pair, target=target, draft=None), EngineConfig(max_context=512, drafter="ngram")) as engine:
-        done = engine.generate(prompt(9), max_tokens=300)
+        done = engine.generate(prompt(9), max_tokens=300, draft_tokens=4)
     assert done.tokens == plain(target.model, prompt(9), 300)
     assert done.stats.accepted > 20
 

@@ -1,0 +1,192 @@
+"""Who drafts in the next cycle, and how many: chosen for all sequences that leave it to the engine, and learnt from.
+
+Rows of one pass are padded to the longest, so those who run together have one draft length; what is expected of the
+drafts is each sequence's own, and so is whether its n-grams have anything to offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+from helix_mlx.engine.sequence import Sequence
+from helix_mlx.request import MAX_DRAFT_TOKENS
+from helix_mlx.speculative.acceptance import PRIOR, Acceptance, Together
+from helix_mlx.speculative.costs import CostLadder, Costs
+from helix_mlx.speculative.draft_length import MODEL, NGRAM, DraftLength, Offer
+from helix_mlx.speculative.ngram import LONG
+
+NGRAM_PRIOR = {True: 0.7, False: 0.35}
+"""The share kept of drafts that were looked up, where nothing is known: by whether the match was a long one."""
+LONG_READ = 16
+"""Tokens from which on a read tells what one of them costs."""
+_BUCKET = 1024
+"""Positions from which on the cost of a cycle is learnt anew, at every doubling: attention reads them all."""
+
+
+class Chooser(Protocol):
+    """Decides before each cycle; sequences with a draft length of their own are not asked."""
+
+    def choose(self, decoding: Seq[Sequence], most: int) -> None:
+        """Set `asks` and `asks_count` of those who leave it open, for a cycle of all these sequences.
+
+        Args:
+            decoding: they have begun to answer.
+            most: the largest K that the rows of one pass allow.
+        """
+        ...
+
+    def would_draft(self, decoding: Seq[Sequence], most: int) -> bool:
+        """Whether somebody should draft after the cycle in flight, in which nobody does, as far as is known now.
+
+        Where nobody should, the next cycle runs so.
+        """
+        ...
+
+    def note(self, flown: Seq[tuple[Sequence, int, int]], asks_model: bool, seconds: float | None) -> None:
+        """What came of a cycle.
+
+        Args:
+            flown: each sequence with its K and the drafts that were kept.
+            asks_model: whether the draft model was asked.
+            seconds: since the cycle before was read; None where something else was done in between.
+        """
+        ...
+
+    def note_read(self, tokens: int, seconds: float) -> None:
+        """The draft model has read so many known tokens in one pass."""
+        ...
+
+
+class Drafting:
+    """Chooses by what a cycle costs and what is kept.
+
+    Args:
+        ladder: what the parts of a cycle cost; measured, or an estimate to begin with.
+    """
+
+    def __init__(self, ladder: CostLadder) -> None:
+        self._length = DraftLength()
+        self._usual: dict[str, Acceptance] = {}
+        self.begin(ladder)
+
+    def begin(self, ladder: CostLadder) -> None:
+        """Take these costs, and forget those that were learnt."""
+        self.ladder = ladder
+        self._costs: dict[tuple[int, int], Costs] = {}
+        self._now: Costs | None = None
+        self._read_s: float | None = None
+
+    def choose(self, decoding: Seq[Sequence], most: int) -> None:
+        """See `Chooser.choose`."""
+        if not decoding:
+            return
+        self._now = self._costs_of(decoding)
+        open_ = [s for s in decoding if s.draft_tokens is None]
+        if not open_:
+            return
+        offers, plain_s = self._offers(decoding, open_, most)
+        choice = self._length.choose(offers, plain_s, max(s.left for s in open_))
+        for sequence in open_:
+            sequence.asks, sequence.asks_count = choice.drafter, min(choice.count, sequence.offered[choice.drafter])
+            sequence.stats.draft_choice = choice.reason
+
+    def would_draft(self, decoding: Seq[Sequence], most: int) -> bool:
+        """See `Chooser.would_draft`."""
+        open_ = [s for s in decoding if s.draft_tokens is None]
+        if not open_:
+            return False
+        offers, plain_s = self._offers(decoding, open_, most)
+        choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
+        if choice.count:
+            return True
+        self._length.settle(choice, offers, plain_s)
+        return False
+
+    def note(self, flown: Seq[tuple[Sequence, int, int]], asks_model: bool, seconds: float | None) -> None:
+        """See `Chooser.note`."""
+        if seconds is not None and self._now is not None:
+            self._now.note(max(count for _, count, _ in flown), asks_model, seconds)
+        drafted = accepted = 0
+        for sequence, count, kept in flown:
+            if sequence.draft_tokens is not None or not count:
+                continue
+            kind = self._kind(sequence, sequence.asks)
+            self._estimate(sequence, kind).note(count, kept)
+            self._usual[kind].note(count, kept)
+            drafted, accepted = drafted + count, accepted + kept
+        self._length.note(drafted, accepted)
+
+    def note_read(self, tokens: int, seconds: float) -> None:
+        """See `Chooser.note_read`. Short reads cost a pass, whatever they read."""
+        if tokens >= LONG_READ:
+            found = max(0.0, seconds - self.ladder.draft_s) / tokens
+            self._read_s = found if self._read_s is None else 0.5 * (self._read_s + found)
+
+    def _offers(self, decoding: Seq[Sequence], open_: list[Sequence], most: int) -> tuple[list[Offer], float]:
+        """What can be had for the next cycle, and what it costs without."""
+        costs = self._costs_of(decoding)
+        fixed = [s for s in decoding if s.draft_tokens is not None]
+        floor = min(most, max((s.draft_wanted for s in fixed), default=0))
+        asked = any(s.asks == MODEL and s.draft_wanted for s in fixed)
+        for sequence in open_:
+            sequence.offered = {
+                MODEL: sequence.model_most if sequence.may_ask_model else 0,
+                NGRAM: sequence.look_ahead() if sequence.lookup else 0,
+                "none": 0,
+            }
+        offers = []
+        for drafter in (MODEL, NGRAM):
+            able = [s for s in open_ if s.offered[drafter]]
+            if not able or not most:
+                continue
+            parts = [
+                (self._estimate(s, self._kind(s, drafter)), s.offered[drafter]) if s.offered[drafter] else None
+                for s in open_
+            ]
+            asks = asked or drafter == MODEL
+
+            def cycle_s(count: int, asks: bool = asks) -> float:
+                return costs.cycle_s(max(count, floor), asks)
+
+            missed = [s.draft_missing_for_model for s in able] if drafter == MODEL else []
+            read_s = costs.ladder.draft_read_s if self._read_s is None else self._read_s
+            catch_up = sum(costs.draft_s + count * read_s for count in missed if count)
+            highest = min(most, max(s.offered[drafter] for s in able))
+            acceptance = parts[0][0] if len(parts) == 1 and parts[0] else Together(parts)
+            offers.append(Offer(drafter, acceptance, highest, cycle_s, catch_up / len(open_)))
+        return offers, costs.cycle_s(floor, asked)
+
+    def _costs_of(self, decoding: Seq[Sequence]) -> Costs:
+        longest = max(s.length for s in decoding)
+        key = len(decoding), (longest // _BUCKET).bit_length()
+        if key not in self._costs:
+            known = [self._costs[other] for other in self._costs if other[0] == key[0]]
+            self._costs[key] = known[-1].carried() if known else Costs(self.ladder.for_batch(key[0]))
+        return self._costs[key]
+
+    def _kind(self, sequence: Sequence, drafter: str) -> str:
+        if drafter == NGRAM and sequence.lookup is not None and sequence.lookup.matched >= LONG:
+            return "ngram, long"
+        return drafter
+
+    def _estimate(self, sequence: Sequence, kind: str) -> Acceptance:
+        """A sequence's own estimate, which begins with what is usual."""
+        if kind not in sequence.estimates:
+            if kind not in self._usual:
+                prior = PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM]
+                self._usual[kind] = Acceptance(prior)
+            sequence.estimates[kind] = Acceptance(self._usual[kind].chances()[0])
+        return sequence.estimates[kind]
+
+
+def estimated_ladder(share: float) -> CostLadder:
+    """A ladder where nothing was measured: rows cost a little, and a draft its share of the target's bytes.
+
+    The scale does not matter: the first cycle tells how fast the machine is.
+
+    Args:
+        share: the draft's bytes over the target's.
+    """
+    rows = tuple(1.0 + 0.12 * count for count in range(MAX_DRAFT_TOKENS + 1))
+    return CostLadder(rows, share, share / 32)

@@ -1,0 +1,120 @@
+"""What a cycle costs on this machine, measured once and kept on disk: the ladder of costs of one pair.
+
+Plain Python and no MLX: who runs the cycles hands in their seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from helix_mlx.request import MAX_DRAFT_TOKENS
+from helix_mlx.speculative.costs import CostLadder, Kind
+
+FORMAT = 1
+"""Of the files; a file of another one is measured anew."""
+_LEAST_S = 1e-7
+_READ_SHARE = 1 / 32
+"""A token that is read together with many others, in steps of the draft, where that was not measured."""
+
+
+@dataclass(frozen=True)
+class LadderKey:
+    """What a ladder belongs to; where anything differs, it is measured anew.
+
+    Args:
+        chip: the device's name.
+        mlx: its version.
+        target, draft: what tells a model of certain shapes and bits; draft "" without one.
+        kernels: what the products are done by.
+        context: positions up to which it was measured.
+        batch: sequences in a cycle.
+    """
+
+    chip: str
+    mlx: str
+    target: str
+    draft: str
+    kernels: str
+    context: int
+    batch: int = 1
+
+    @property
+    def file_name(self) -> str:
+        """The same for equal keys."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+
+class LadderStore:
+    """Ladders on disk, one file each. A folder that cannot be written is done without.
+
+    Args:
+        folder: made when it is first needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, key: LadderKey) -> CostLadder | None:
+        """The ladder of a key; None where there is none, or a file of it that means nothing."""
+        try:
+            data = json.loads((self._folder / key.file_name).read_text(encoding="utf-8"))
+            if data["format"] != FORMAT or data["key"] != asdict(key):
+                return None
+            ladder = data["ladder"]
+            costs = tuple(float(cost) for cost in ladder["target_s"])
+            if len(costs) != MAX_DRAFT_TOKENS + 1 or not all(0 < cost < 1e4 for cost in costs):
+                return None
+            return CostLadder(costs, max(0.0, float(ladder["draft_s"])), max(0.0, float(ladder["draft_read_s"])))
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def keep(self, key: LadderKey, ladder: CostLadder) -> bool:
+        """Write a ladder beside and rename it; returns whether that could be done."""
+        data = {"format": FORMAT, "key": asdict(key), "ladder": asdict(ladder)}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
+        except OSError:
+            return False
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(data, file, indent=1)
+            os.replace(name, self._folder / key.file_name)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(name)
+            return False
+        return True
+
+
+def ladder_of(seconds: Mapping[Kind, Sequence[float]], reads: Sequence[tuple[int, float]]) -> CostLadder:
+    """The ladder that measured cycles come to.
+
+    Args:
+        seconds: of cycles by their kind. Those without the model, of K = 0 and of the largest K at least, are passes
+            of the target; draft lengths between them that were not measured lie on the line between their neighbours.
+        reads: tokens and seconds of the draft's passes over known tokens.
+    """
+    medians = {kind: statistics.median(found) for kind, found in seconds.items() if found}
+    target_s: list[float] = []
+    for count in range(MAX_DRAFT_TOKENS + 1):
+        below = max(known for known, asks in medians if not asks and known <= count)
+        above = min(known for known, asks in medians if not asks and known >= count)
+        share = (count - below) / (above - below) if above > below else 0.0
+        cost = (1 - share) * medians[below, False] + share * medians[above, False]
+        # More rows are never cheaper: where they seem so, it is noise.
+        target_s.append(max(cost, *target_s) if target_s else cost)
+    steps = [(cost - target_s[count]) / count for (count, asks), cost in medians.items() if asks]
+    draft_s = max(_LEAST_S, statistics.median(steps)) if steps else 0.0
+    long_reads = [(spent - draft_s) / tokens for tokens, spent in reads if tokens >= 16]
+    read_s = statistics.median(long_reads) if long_reads else draft_s * _READ_SHARE
+    return CostLadder(tuple(target_s), draft_s, min(max(read_s, 0.0), draft_s))
