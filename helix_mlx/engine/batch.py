@@ -85,13 +85,21 @@ class Batch:
         """
         lengths = [self.sequences[row].length for row in self.drafting]
         limit, exact = max(lengths) + in_flight, in_flight == 0 and min(lengths) == max(lengths)
+        last = self._last_of_one() if len(lengths) == 1 and not in_flight else None
         if len(self.drafting) == len(self.sequences):
             return DraftContext(
-                self.last_two, self.positions, limit, exact, self.filters, self.seeds, self.rules, self.draft
+                self.last_two if last is None else last,
+                self.positions,
+                limit,
+                exact,
+                self.filters,
+                self.seeds,
+                self.rules,
+                self.draft,
             )
         rows = mx.array(self.drafting, mx.int32)
         return DraftContext(
-            self.last_two[rows],
+            self.last_two[rows] if last is None else last,
             self.positions[rows],
             limit,
             exact,
@@ -100,6 +108,12 @@ class Batch:
             [self.rules[row] for row in self.drafting],
             self.draft,
         )
+
+    def _last_of_one(self) -> mx.array:
+        """The last tokens of the one sequence that drafts: two, and those that its draft has missed before them."""
+        sequence = self.sequences[self.drafting[0]]
+        width = 2 + sequence.draft_behind
+        return self.last_two[self.drafting[0]][None] if width == 2 else mx.array([sequence.tokens[-width:]], mx.int32)
 
     def spread(self, draft: Draft | None, found: dict[int, list[int]], count: int, vocab_size: int) -> Draft:
         """All drafts at their rows of the batch; rows without any are filled with anything.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import Protocol
 
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import PRIOR, Acceptance, Together
 from helix_mlx.speculative.costs import CostLadder, Costs
@@ -149,13 +149,20 @@ class Drafting:
             def cycle_s(count: int, asks: bool = asks) -> float:
                 return costs.cycle_s(max(count, floor), asks)
 
-            missed = [s.draft_missing_for_model for s in able] if drafter == MODEL else []
-            read_s = costs.ladder.draft_read_s if self._read_s is None else self._read_s
-            catch_up = sum(costs.draft_s + count * read_s for count in missed if count)
+            catch_up = self._catch_up_s(able, costs, alone=len(able) == 1 and not asked) if drafter == MODEL else 0.0
             highest = min(most, max(s.offered[drafter] for s in able))
             acceptance = parts[0][0] if len(parts) == 1 and parts[0] else Together(parts)
             offers.append(Offer(drafter, acceptance, highest, cycle_s, catch_up / len(open_)))
         return offers, costs.cycle_s(floor, asked)
+
+    def _catch_up_s(self, able: list[Sequence], costs: Costs, alone: bool) -> float:
+        """Seconds for the draft model to read what it has missed: a pass each, and what many tokens cost more."""
+        read_s = costs.ladder.draft_read_s if self._read_s is None else self._read_s
+        return sum(
+            count * read_s + (0.0 if alone and count <= DRAFT_GAP else costs.draft_s)
+            for count in (s.draft_behind for s in able)
+            if count
+        )
 
     def _costs_of(self, decoding: Seq[Sequence]) -> Costs:
         longest = max(s.length for s in decoding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from helix_mlx.engine.metrics import Counts
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.sequence import DRAFT_GAP, Sequence
 from helix_mlx.engine.step import Models, read_known, tail_slots
 from helix_mlx.paging.page_pool import DRAFT, TARGET, PagePool
 from helix_mlx.paging.paged_cache import PagedKV
@@ -95,7 +95,7 @@ class Prefill:
 
     def _begin_draft(self, sequence: Sequence) -> None:
         if sequence.may_ask_model:
-            sequence.draft = PagedKV.empty(self._pool, DRAFT, sequence.table, self._slots)
+            sequence.draft = PagedKV.empty(self._pool, DRAFT, sequence.table, self._slots + DRAFT_GAP)
             self._find_drafted(sequence)
 
     def _find_drafted(self, sequence: Sequence) -> None:

@@ -201,6 +201,9 @@ class Runner:
             self._commit()
         begun = [s for s in self._scheduler.running if s.emitted_count and s.target_length == s.length]
         self.chooser.choose(begun, self._scheduler.most_drafts(len(begun)))
+        asking = [s for s in begun if s.asks == MODEL and s.draft_wanted]
+        for sequence in self._scheduler.running:
+            sequence.drafts_alone = asking == [sequence]
         prefill = self._prefill
         turn = self._scheduler.admit(self._pool.allocator.pages_free, prefill.pages_needed, prefill.pages_returned)
         for sequence in turn.preempt:
@@ -230,14 +233,12 @@ class Runner:
         sequences = [s for s, _ in decode]
         if self._batch is None:
             self._batch = Batch(sequences)
-        drafts = any(count for _, count in decode)
-        ready = [s for s in sequences if drafts and self._may_draft(s)]
+        ready = [s for s, count in decode if count and self._may_draft(s)]
         self._batch.arrange(sequences, ready)
 
     def _may_draft(self, sequence: Sequence) -> bool:
         # Before its first token a sequence may have no last two tokens to read.
-        asked = sequence.emitted_count > 0 and sequence.asks == MODEL and sequence.draft_wanted > 0
-        return asked and not sequence.draft_missing
+        return sequence.emitted_count > 0 and sequence.asks == MODEL and not sequence.draft_missing
 
     def _commit(self) -> None:
         assert self._batch is not None

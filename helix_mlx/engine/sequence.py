@@ -12,6 +12,9 @@ from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk, FinishReason, SamplingPar
 from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.ngram import NgramLookup
 
+DRAFT_GAP = MAX_DRAFT_TOKENS + 1
+"""Tokens that a draft model may have missed and still read in its cycle: those of one cycle of another drafter."""
+
 
 @dataclass(eq=False)
 class Sequence:
@@ -24,7 +27,8 @@ class Sequence:
 
     `draft_tokens` is its K, None where the engine chooses; `drafter` is who may draft, where "auto" is a model or
     n-grams. `asks` and `asks_count` are who drafts in the next cycle, and how many. Past `draft_context` positions a
-    draft model is not asked, which was not made for them. `lookup` finds its n-grams. `estimates` tell how many
+    draft model is not asked, which was not made for them; where it `drafts_alone` in a cycle, the model reads a few
+    tokens that it missed in that very cycle. `lookup` finds its n-grams. `estimates` tell how many
     drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle.
     `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
     `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
@@ -46,6 +50,7 @@ class Sequence:
     asks: str = "none"
     asks_count: int = 0
     lookup: NgramLookup | None = None
+    drafts_alone: bool = False
     estimates: dict[str, Acceptance] = field(default_factory=dict)
     offered: dict[str, int] = field(default_factory=dict)
     priority: int = 0
@@ -102,12 +107,14 @@ class Sequence:
 
     @property
     def draft_missing(self) -> int:
-        """Tokens that a draft model has to read before it can be asked, where it is going to be."""
-        return self.draft_missing_for_model if self.asks == "model" else 0
+        """Tokens that a draft model has to read before the cycle, where it is going to be asked in it."""
+        if self.asks != "model" or (self.drafts_alone and self.draft_behind <= DRAFT_GAP):
+            return 0
+        return self.draft_behind
 
     @property
-    def draft_missing_for_model(self) -> int:
-        """Tokens that a draft model would have to read; it reads the last two in its cycle."""
+    def draft_behind(self) -> int:
+        """Tokens that a draft model has not read, but for the last two, which it always reads in its cycle."""
         return max(0, self.length - 1 - self.draft_length)
 
     def look_ahead(self) -> int:

@@ -17,7 +17,8 @@ class DraftModel:
     """Draws each draft from the draft model's filtered distribution. It reads tokens as the model itself does.
 
     The first pass reads the last two tokens: after a full acceptance the draft has not read the one before the
-    last yet, and reading it again where it has costs next to nothing and keeps shapes fixed.
+    last yet, and reading it again where it has costs next to nothing and keeps shapes fixed. Where it has missed a few
+    more, since others drafted, it reads those along with them.
 
     Args:
         model: an mlx-lm model.
@@ -38,13 +39,14 @@ class DraftModel:
         return self._model(inputs, cache=cache)
 
     def propose(self, context: DraftContext, count: int) -> Draft:
-        """See `Drafter.propose`. Needs the keys and values up to position n - 2, and writes on to n + count - 1."""
+        """See `Drafter.propose`. Needs the keys and values up to position n - W, and writes on to n + count - 1."""
         kv = context.kv
         assert kv is not None
         assert count >= 1
         tokens: list[mx.array] = []
         probs: list[mx.array] = []
-        rows, at, limit = context.last_two, context.positions - 1, context.limit + 1
+        rows, limit = context.last, context.limit + 1
+        at = context.positions - (rows.shape[1] - 1)
         for index in range(1, count + 1):
             caches = kv.caches(at, limit, context.exact)
             draft_logits = self._fit(self(rows, cache=caches)[:, -1])

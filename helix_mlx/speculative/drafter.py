@@ -18,15 +18,15 @@ class DraftContext:
     """What a drafter may look at. Nothing of it is changed but the keys and values.
 
     Args:
-        last_two: [B, 2] int32, the tokens at positions n - 1 and n.
+        last: [B, W] int32, W >= 2, the tokens at positions n - W + 1 to n.
         positions: [B] int32, n: the last known token's position.
         limit: a bound, known to the host, on n.
         exact: n is `limit` in every sequence.
         filters, seeds, rules: the sequences' settings, as in `Rows`.
-        kv: the draft model's keys and values, valid up to position n - 2; None where there is no draft model.
+        kv: the draft model's keys and values, valid up to position n - W; None where there is no draft model.
     """
 
-    last_two: mx.array
+    last: mx.array
     positions: mx.array
     limit: int
     exact: bool
