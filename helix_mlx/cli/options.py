@@ -103,6 +103,7 @@ SETTINGS = (
     ),
     Setting("verification", SamplingParams, str, "|".join(VERIFICATIONS), "How drafts are accepted."),
     Setting("drafter", EngineConfig, str, "|".join(DRAFTERS), "Who drafts."),
+    Setting("calibrate", EngineConfig, switch, "on|off", "Measure what drafts cost here, once."),
     Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
     Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Memory for keys and values, such as 2GB."),
     Setting("max-context", EngineConfig, int, "N", "Most tokens of prompt and answer together."),

@@ -24,20 +24,29 @@ def status_line(last: Chunk) -> str:
 
 def stats_lines(stats: Stats) -> list[str]:
     """Everything that was counted for an answer."""
-    lines = [
+    return [
         f"emitted {stats.emitted} tokens, {stats.accepted} of them from drafts ({stats.draft_share:.0%})",
         f"drafted {stats.drafted}, accepted by position {_positions(stats)}",
+        f"draft length {_lengths(stats)}" + (f"; last: {stats.draft_choice}" if stats.draft_choice else ""),
         f"target passes {stats.target_passes} ({stats.tokens_per_pass:.2f} tokens each), "
         f"draft passes {stats.draft_passes}, host waits {stats.host_syncs}",
         f"prefill {_plural(stats.prefill_tokens, 'token')} in {stats.prefill_s:.2f} s, "
         f"{stats.prefix_hit_tokens} found in pages, first token after {stats.time_to_first_token_s:.2f} s",
         f"decoding {stats.decode_s:.2f} s, {stats.tokens_per_s:.1f} tokens/s",
     ]
-    return lines
 
 
 def _positions(stats: Stats) -> str:
     return " ".join(str(count) for count in stats.accepted_by_position) or "none"
+
+
+def _lengths(stats: Stats) -> str:
+    """How often each draft length ran, and who drafted, such as "0 (12 times), 4 (30 times); model 30 times"."""
+    lengths = ", ".join(
+        f"{length} ({_plural(cycles, 'time')})" for length, cycles in enumerate(stats.cycles_by_draft_length) if cycles
+    )
+    drafters = ", ".join(f"{name} {_plural(cycles, 'time')}" for name, cycles in stats.cycles_by_drafter.items())
+    return "; ".join(part for part in (lengths, drafters) if part) or "none"
 
 
 def _plural(count: int, noun: str) -> str:

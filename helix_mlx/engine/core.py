@@ -121,7 +121,7 @@ class Core:
                 notice("What was measured cannot be kept on disk, so it will be measured again next time.")
         else:
             ladder = known
-        self.drafting.begin(ladder)
+        self.drafting.begin(ladder, measured=True)
         return known is not None
 
     def _trial(self, tokens: list[int]) -> Sequence:

@@ -13,7 +13,7 @@ from helix_mlx.engine.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import PRIOR, Acceptance, Together
 from helix_mlx.speculative.costs import CostLadder, Costs
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, DraftLength, Offer
+from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, DraftLength, Offer
 from helix_mlx.speculative.ngram import LONG
 
 NGRAM_PRIOR = {True: 0.7, False: 0.35}
@@ -63,16 +63,17 @@ class Drafting:
 
     Args:
         ladder: what the parts of a cycle cost; measured, or an estimate to begin with.
+        measured: which of both.
     """
 
-    def __init__(self, ladder: CostLadder) -> None:
+    def __init__(self, ladder: CostLadder, measured: bool = False) -> None:
         self._length = DraftLength()
         self._usual: dict[str, Acceptance] = {}
-        self.begin(ladder)
+        self.begin(ladder, measured)
 
-    def begin(self, ladder: CostLadder) -> None:
+    def begin(self, ladder: CostLadder, measured: bool) -> None:
         """Take these costs, and forget those that were learnt."""
-        self.ladder = ladder
+        self.ladder, self._measured = ladder, measured
         self._costs: dict[tuple[int, int], Costs] = {}
         self._now: Costs | None = None
         self._read_s: float | None = None
@@ -85,6 +86,10 @@ class Drafting:
         open_ = [s for s in decoding if s.draft_tokens is None]
         if not open_:
             return
+        if self._now.owes_plain():
+            for sequence in open_:
+                sequence.asks, sequence.asks_count = NOBODY, 0
+            return
         offers, plain_s = self._offers(decoding, open_, most)
         choice = self._length.choose(offers, plain_s, max(s.left for s in open_))
         for sequence in open_:
@@ -94,7 +99,7 @@ class Drafting:
     def would_draft(self, decoding: Seq[Sequence], most: int) -> bool:
         """See `Chooser.would_draft`."""
         open_ = [s for s in decoding if s.draft_tokens is None]
-        if not open_:
+        if not open_ or self._costs_of(decoding).owes_plain():
             return False
         offers, plain_s = self._offers(decoding, open_, most)
         choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
@@ -133,7 +138,7 @@ class Drafting:
             sequence.offered = {
                 MODEL: sequence.model_most if sequence.may_ask_model else 0,
                 NGRAM: sequence.look_ahead() if sequence.lookup else 0,
-                "none": 0,
+                NOBODY: 0,
             }
         offers = []
         for drafter in (MODEL, NGRAM):
@@ -169,7 +174,8 @@ class Drafting:
         key = len(decoding), (longest // _BUCKET).bit_length()
         if key not in self._costs:
             known = [self._costs[other] for other in self._costs if other[0] == key[0]]
-            self._costs[key] = known[-1].carried() if known else Costs(self.ladder.for_batch(key[0]))
+            guessed = not self._measured or key != (1, 0)
+            self._costs[key] = known[-1].carried() if known else Costs(self.ladder.for_batch(key[0]), guessed)
         return self._costs[key]
 
     def _kind(self, sequence: Sequence, drafter: str) -> str:

@@ -15,6 +15,10 @@ _SPREAD = 0.5
 """A cycle counts as at most e^0.5 times longer or shorter than expected: commits and other programs disturb some."""
 _CARRIED = 0.1
 """What is left of every weight for another length of context: a place to begin."""
+_PLAIN_RUN = 4
+"""Plain cycles, and one less that are seen, where the cost of one is not known."""
+_PLAIN_EVERY = 256
+"""Cycles with drafts after which plain ones are tried again, since the machine may have changed."""
 
 Kind = tuple[int, bool]
 """K, and whether the draft model was asked."""
@@ -59,19 +63,33 @@ class Costs:
 
     Args:
         ladder: where to begin.
+        guessed: whether it was made for this number of sequences and length of context, or is a guess.
     """
 
-    def __init__(self, ladder: CostLadder) -> None:
+    def __init__(self, ladder: CostLadder, guessed: bool = False) -> None:
         self.ladder = ladder
+        self._owed = _PLAIN_RUN if guessed else 0
+        self._without = 0
         # The mean logarithm of measured by expected, and its weight.
         self._off: dict[Kind, tuple[float, float]] = {}
         self._whole = 0.0
         self._known: dict[Kind, float] = {}
 
+    def owes_plain(self) -> bool:
+        """Whether the next cycle should be a plain one, to learn what that takes; each call counts as a cycle.
+
+        As long as only cycles with drafts are seen, a machine that is slow at those looks slow as a whole.
+        """
+        if not self._owed and self._without >= _PLAIN_EVERY:
+            self._owed, self._without = _PLAIN_RUN, 0
+        self._owed -= self._owed > 0
+        return self._owed > 0
+
     def note(self, count: int, asks_model: bool, seconds: float) -> None:
         """A cycle of K drafts took so long."""
         if seconds <= 0:
             return
+        self._without = self._without + 1 if count else 0
         key = count, asks_model and count > 0
         off = math.log(seconds / self.ladder.cycle_s(*key))
         if self._off:
@@ -99,7 +117,7 @@ class Costs:
 
     def carried(self) -> Costs:
         """Where to begin for another length of context."""
-        other = Costs(self.ladder)
+        other = Costs(self.ladder, guessed=True)
         other._off = {key: (mean, weight * _CARRIED) for key, (mean, weight) in self._off.items()}
         other._whole = self._whole
         return other

@@ -32,6 +32,33 @@ def test_a_k_that_costs_more_than_the_ladder_says_is_learnt() -> None:
     assert costs.cycle_s(4) / costs.cycle_s(0) == pytest.approx(3.3, rel=0.1)
 
 
+def test_a_plain_cycle_is_owed_where_its_cost_is_a_guess_and_from_time_to_time() -> None:
+    assert not Costs(LADDER).owes_plain()
+    guessed = Costs(LADDER, guessed=True)
+    assert [guessed.owes_plain() for _ in range(6)] == [True] * 3 + [False] * 3
+    for _ in range(300):
+        guessed.note(4, True, LADDER.cycle_s(4))
+    assert guessed.owes_plain()
+    guessed.note(0, False, LADDER.cycle_s(0))
+    assert [guessed.owes_plain() for _ in range(3)] == [True, True, False]
+
+
+def test_another_length_of_context_begins_with_what_was_learnt() -> None:
+    costs = Costs(LADDER)
+    for _ in range(50):
+        costs.note(4, True, 3.0)
+    other = costs.carried()
+    assert other.cycle_s(4) == pytest.approx(costs.cycle_s(4), rel=0.2)
+    assert other.owes_plain()
+
+
+def test_more_sequences_cost_what_their_rows_cost() -> None:
+    two = LADDER.for_batch(2)
+    assert two.target_s[:4] == (LADDER.target_s[1], LADDER.target_s[3], LADDER.target_s[5], LADDER.target_s[7])
+    assert list(LADDER.for_batch(8).target_s) == sorted(LADDER.for_batch(8).target_s)
+    assert LADDER.for_batch(1) == LADDER
+
+
 def test_a_cycle_that_was_disturbed_moves_little() -> None:
     costs = Costs(LADDER)
     for _ in range(30):

@@ -1,0 +1,155 @@
+"""Who drafts in the next cycle: over sequences made by hand, with costs made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from helix_mlx.engine.drafting import Drafting, estimated_ladder
+from helix_mlx.engine.sequence import Sequence
+from helix_mlx.request import SamplingParams
+from helix_mlx.speculative.costs import CostLadder
+from helix_mlx.speculative.ngram import NgramLookup
+
+CHEAP_ROWS = CostLadder((1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35), draft_s=0.05, draft_read_s=0.01)
+DEAR_ROWS = CostLadder(tuple(float(rows) for rows in range(1, 9)), draft_s=0.5, draft_read_s=0.1)
+USUAL_ROWS = CostLadder((1.0, 1.1, 1.2, 1.3, 1.5, 1.9, 2.1, 2.3), draft_s=0.2, draft_read_s=0.02)
+REPEATING = [1, 2, 3, 4, 5, 6, 7, 8, 9] * 5
+PLAIN = list(range(40))
+
+
+def sequence(tokens: list[int], drafter: str = "auto", draft_tokens: int | None = None, **changes: Any) -> Sequence:
+    """One in the middle of its answer, whose draft model has read what it may."""
+    made = Sequence(
+        tokens=tokens,
+        prompt_tokens=10,
+        params=SamplingParams(),
+        max_new=500,
+        seed=0,
+        eos_ids=frozenset(),
+        answer=None,  # type: ignore[arg-type]
+        table=None,  # type: ignore[arg-type]
+        pages_most=99,
+        draft_tokens=draft_tokens,
+        drafter=drafter,
+        asks=drafter if drafter != "auto" else "model",
+        asks_count=draft_tokens or 0,
+        lookup=NgramLookup() if drafter in ("auto", "ngram") else None,
+        **changes,
+    )
+    made.draft_length = made.length - 1
+    return made
+
+
+def run(drafting: Drafting, sequences: list[Sequence], kept: int, cycles: int, most: int = 7) -> list[int]:
+    """Cycles in which so many drafts are kept, at most; returns the largest K of each."""
+    counts = []
+    for _ in range(cycles):
+        drafting.choose(sequences, most)
+        flown = [(s, s.asks_count, min(kept, s.asks_count)) for s in sequences]
+        drafting.note(flown, any(s.asks == "model" and s.asks_count for s in sequences), None)
+        counts.append(max(count for _, count, _ in flown))
+    return counts
+
+
+def test_good_drafts_are_asked_for_and_bad_ones_are_not() -> None:
+    assert min(run(Drafting(CHEAP_ROWS, measured=True), [sequence(PLAIN)], kept=7, cycles=20)[5:]) == 7
+    bad = run(Drafting(USUAL_ROWS, measured=True), [sequence(PLAIN)], kept=0, cycles=100)
+    assert sum(count > 0 for count in bad[8:]) <= 3
+    assert max(run(Drafting(DEAR_ROWS, measured=True), [sequence(PLAIN)], kept=7, cycles=5)) == 0
+
+
+def test_what_repeats_is_looked_up_instead() -> None:
+    one = sequence(REPEATING)
+    drafting = Drafting(CHEAP_ROWS, measured=True)
+    run(drafting, [one], kept=7, cycles=30)
+    assert (one.asks, one.asks_count) == ("ngram", 7)
+    other = sequence(PLAIN)
+    drafting.choose([other], 7)
+    assert other.asks == "model"
+
+
+def test_a_drafter_that_was_named_is_the_only_one_asked() -> None:
+    one = sequence(REPEATING, drafter="model")
+    run(Drafting(CHEAP_ROWS, measured=True), [one], kept=7, cycles=10)
+    assert one.asks == "model"
+    other = sequence(PLAIN, drafter="ngram")
+    assert run(Drafting(CHEAP_ROWS, measured=True), [other], kept=7, cycles=10) == [0] * 10
+
+
+def test_a_draft_length_of_ones_own_is_left_alone() -> None:
+    fixed = sequence(PLAIN, drafter="model", draft_tokens=3)
+    run(Drafting(DEAR_ROWS, measured=True), [fixed, sequence(PLAIN)], kept=0, cycles=30)
+    assert (fixed.asks, fixed.asks_count) == ("model", 3)
+
+
+def test_rows_that_are_there_anyway_cost_nothing_more() -> None:
+    """Where another sequence makes the pass wide, drafts that would not pay alone do."""
+    alone, beside = sequence(PLAIN), sequence(PLAIN)
+    run(Drafting(DEAR_ROWS, measured=True), [alone], kept=4, cycles=40)
+    run(
+        Drafting(DEAR_ROWS, measured=True),
+        [beside, sequence(PLAIN, drafter="model", draft_tokens=4)],
+        kept=4,
+        cycles=40,
+    )
+    assert alone.asks_count == 0
+    assert beside.asks_count >= 4
+
+
+def test_rows_and_positions_are_bounded() -> None:
+    assert max(run(Drafting(CHEAP_ROWS, measured=True), [sequence(PLAIN)], kept=7, cycles=20, most=3)) == 3
+    assert max(run(Drafting(CHEAP_ROWS, measured=True), [sequence(PLAIN)], kept=7, cycles=20, most=0)) == 0
+    near_its_end = sequence(PLAIN, drafter="model", draft_context=len(PLAIN) + 5)
+    assert 0 < max(run(Drafting(CHEAP_ROWS, measured=True), [near_its_end], kept=7, cycles=20)) <= 2
+    past_it = sequence(PLAIN, drafter="model", draft_context=20)
+    assert max(run(Drafting(CHEAP_ROWS, measured=True), [past_it], kept=7, cycles=20)) == 0
+
+
+def test_one_who_has_nothing_to_offer_has_no_drafts_in_a_wide_pass() -> None:
+    repeats, not_ = sequence(REPEATING, drafter="ngram"), sequence(PLAIN, drafter="ngram")
+    run(Drafting(CHEAP_ROWS, measured=True), [repeats, not_], kept=7, cycles=20)
+    assert (repeats.asks_count, not_.asks_count) == (7, 0)
+
+
+def test_a_new_sequence_begins_with_what_is_usual() -> None:
+    drafting = Drafting(CHEAP_ROWS, measured=True)
+    run(drafting, [sequence(PLAIN)], kept=0, cycles=20)
+    counts = run(drafting, [sequence(PLAIN)], kept=0, cycles=10)
+    assert sum(count > 0 for count in counts) <= 2
+
+
+def test_looking_ahead_decides_nothing() -> None:
+    drafting, one = Drafting(CHEAP_ROWS, measured=True), sequence(PLAIN)
+    assert drafting.would_draft([one], 7)
+    assert drafting.would_draft([one], 7)
+    drafting.choose([one], 7)
+    assert one.asks_count > 0
+    parked = Drafting(DEAR_ROWS, measured=True)
+    assert not parked.would_draft([one], 7)
+    assert not parked.would_draft([sequence(PLAIN, draft_tokens=4)], 7)
+
+
+def test_what_cycles_take_moves_the_choice() -> None:
+    """A ladder that promised cheap rows is overruled by cycles that were not."""
+    drafting, one = Drafting(CHEAP_ROWS), sequence(PLAIN, drafter="model")
+    for _ in range(60):
+        drafting.choose([one], 7)
+        seconds = 1.0 if not one.asks_count else 1.0 + 1.5 * one.asks_count
+        kept = min(one.asks_count, 1)
+        drafting.note([(one, one.asks_count, kept)], one.asks_count > 0, seconds)
+    assert one.asks_count == 0
+
+
+def test_the_choice_is_told() -> None:
+    one = sequence(PLAIN)
+    Drafting(CHEAP_ROWS, measured=True).choose([one], 7)
+    assert "times plain decoding" in one.stats.draft_choice
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+def test_an_estimate_begins_where_nothing_was_measured(share: float) -> None:
+    ladder = estimated_ladder(share)
+    assert ladder.draft_s == share
+    assert list(ladder.target_s) == sorted(ladder.target_s)

@@ -1,0 +1,80 @@
+"""The ladder of costs: from cycles that were measured, and on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from helix_mlx.speculative.calibration import FORMAT, LadderKey, LadderStore, ladder_of
+from helix_mlx.speculative.costs import CostLadder
+
+KEY = LadderKey("Apple M3 Max", "0.32.4", "a target of 4 bits", "a draft", "off", 1024)
+LADDER = CostLadder((1.0, 1.1, 1.2, 1.3, 1.4, 1.8, 2.0, 2.2), 0.2, 0.01)
+
+
+def test_a_ladder_is_made_of_medians() -> None:
+    seconds = {(count, False): [1.0 + 0.1 * count, 9.0, 1.0 + 0.1 * count] for count in range(8)}
+    seconds |= {(2, True): [1.6], (5, True): [2.5]}
+    ladder = ladder_of(seconds, [(64, 0.84), (3, 5.0)])
+    assert ladder.target_s == pytest.approx([1.0 + 0.1 * count for count in range(8)])
+    assert ladder.draft_s == pytest.approx(0.2)
+    assert ladder.draft_read_s == pytest.approx(0.01)
+
+
+def test_what_was_left_out_lies_between_its_neighbours() -> None:
+    ladder = ladder_of({(0, False): [1.0], (4, False): [2.0], (7, False): [2.6]}, [])
+    assert ladder.target_s == pytest.approx((1.0, 1.25, 1.5, 1.75, 2.0, 2.2, 2.4, 2.6))
+    assert ladder.draft_s == 0.0
+
+
+def test_noise_makes_no_row_cheaper_and_no_step_free() -> None:
+    seconds = {(count, False): [cost] for count, cost in enumerate((1.0, 0.9, 1.2, 1.1, 1.3, 1.4, 1.5, 1.6))}
+    ladder = ladder_of({**seconds, (2, True): [1.1]}, [])
+    assert list(ladder.target_s) == sorted(ladder.target_s)
+    assert ladder.draft_s > 0
+
+
+def test_a_ladder_is_found_again(tmp_path: Path) -> None:
+    store = LadderStore(tmp_path / "deep" / "folder")
+    assert store.find(KEY) is None
+    assert store.keep(KEY, LADDER)
+    assert store.find(KEY) == LADDER
+    assert [file.suffix for file in (tmp_path / "deep" / "folder").iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"chip": "Apple M4"}, {"mlx": "0.33"}, {"target": "8 bits"}, {"draft": ""}, {"context": 4096}, {"batch": 4}],
+)
+def test_another_machine_or_pair_has_another_ladder(tmp_path: Path, change: dict[str, object]) -> None:
+    store = LadderStore(tmp_path)
+    store.keep(KEY, LADDER)
+    assert store.find(replace(KEY, **change)) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        json.dumps({"format": FORMAT + 1, "key": asdict(KEY), "ladder": asdict(LADDER)}),
+        json.dumps({"format": FORMAT, "key": {}, "ladder": asdict(LADDER)}),
+        json.dumps(
+            {"format": FORMAT, "key": asdict(KEY), "ladder": {"target_s": [1.0], "draft_s": 0, "draft_read_s": 0}}
+        ),
+        json.dumps({"format": FORMAT, "key": asdict(KEY), "ladder": {**asdict(LADDER), "target_s": [0.0] * 8}}),
+        json.dumps({"format": FORMAT, "key": asdict(KEY), "ladder": {**asdict(LADDER), "draft_s": "x"}}),
+    ],
+)
+def test_a_file_that_means_nothing_is_measured_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / KEY.file_name).write_text(text)
+    assert LadderStore(tmp_path).find(KEY) is None
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert not LadderStore(file / "folder").keep(KEY, LADDER)
