@@ -134,7 +134,7 @@ def test_looking_ahead_decides_nothing() -> None:
 def test_what_cycles_take_moves_the_choice() -> None:
     """A ladder that promised cheap rows is overruled by cycles that were not."""
     drafting, one = Drafting(CHEAP_ROWS), sequence(PLAIN, drafter="model")
-    for _ in range(60):
+    for _ in range(200):
         drafting.choose([one], 7)
         seconds = 1.0 if not one.asks_count else 1.0 + 1.5 * one.asks_count
         kept = min(one.asks_count, 1)
