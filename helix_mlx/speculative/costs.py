@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from helix_mlx.request import MAX_DRAFT_TOKENS
 
-_TRUST = 3.0
+_TRUST = 1.0
 """How many cycles the ladder counts as, against those that were measured."""
 _MEMORY = 0.97
 """What is left of a measurement's weight after the next one of its kind."""
