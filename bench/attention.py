@@ -53,7 +53,7 @@ class Case:
         shape = LayerShape(KV_HEADS, DIM, KV_HEADS, DIM, mx.float32)
         pool = PagePool([[shape]], PAGE, past // PAGE + 1)
         kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), past + PAGE)
-        kv.tail.write(0, mx.array([0], mx.int32), keys, values)
+        kv.tail.write(0, kv.tail.places(mx.array([0], mx.int32), keys.shape[2]), keys, values)
         mx.eval(kv.tail.keys, kv.tail.values)
         mx.synchronize()
         commit([kv], [[past - 1]])
@@ -72,7 +72,7 @@ class Case:
         """The rows written into the tail, and where everything lies."""
         queries, keys, values = self.rows
         (cache,) = self.kv.caches(mx.array([self.past], mx.int32), self.past + queries.shape[2], exact=True)
-        self.kv.tail.write(0, cache.offset - self.kv.committed[0], keys, values)
+        self.kv.tail.write(0, self.kv.tail.places(cache.offset - self.kv.committed[0], keys.shape[2]), keys, values)
         pages = self.kv.pool.keys[TARGET][0], self.kv.pool.values[TARGET][0]
         tail = self.kv.tail.keys[0], self.kv.tail.values[0]
         address = self.kv.address()

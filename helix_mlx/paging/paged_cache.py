@@ -185,7 +185,7 @@ class PagedView:
         self.limit = limit
         self.exact = exact
         self.address = kv.address()
-        self.slot = offset - self.address.committed
+        self._places: dict[int, mx.array] = {}
         assert limit <= max(kv.committed) + kv.tail.slots, "the rows do not fit the tail"
         self.masks: dict[tuple[int, int | None], mx.array] = {}
 
@@ -194,6 +194,12 @@ class PagedView:
         """S, the positions that `fetch` returns."""
         # The table of a run, too, has room for its tail.
         return min(self.limit, self.address.room)
+
+    def places(self, rows: int) -> mx.array:
+        """Where `rows` rows a sequence go in the tail, made once a pass."""
+        if rows not in self._places:
+            self._places[rows] = self.kv.tail.places(self.offset - self.address.committed, rows)
+        return self._places[rows]
 
     def fetch(self, pages: mx.array, tail: mx.array) -> mx.array:
         """[B, heads, S, dim], position p at index p."""
@@ -235,7 +241,7 @@ class PagedCache:
         """
         view, layer = self._view, self._layer
         kv = view.kv
-        kv.tail.write(layer, view.slot, keys, values)
+        kv.tail.write(layer, view.places(keys.shape[2]), keys, values)
         pages = kv.pool.keys[kv.model][layer], kv.pool.values[kv.model][layer]
         tail = kv.tail.keys[layer], kv.tail.values[layer]
         library = kv.pool.direct[kv.model]

@@ -56,21 +56,38 @@ class Tail:
         """Bytes of all layers."""
         return sum(array.nbytes for array in self.keys + self.values)
 
-    def write(self, layer: int, at: mx.array, keys: mx.array, values: mx.array) -> None:
-        """Put M rows a sequence into slots `at`, `at + 1`, ...
+    def places(self, at: mx.array, count: int) -> mx.array:
+        """Where `write` puts `count` rows a sequence: made once for all layers of a pass.
+
+        Args:
+            at: [batch] int32, each sequence's first slot.
+            count: M.
+
+        Returns:
+            The first slot, [1] int32, of a single sequence; else [batch * M] int32, where all tails are one row of
+            slots.
+        """
+        if self.batch == 1:
+            return at
+        first = at + mx.arange(self.batch) * self.slots
+        return (first[:, None] + mx.arange(count)[None]).flatten()
+
+    def write(self, layer: int, places: mx.array, keys: mx.array, values: mx.array) -> None:
+        """Put M rows a sequence into their slots.
 
         Args:
             layer: which layer.
-            at: [batch] int32.
+            places: of `places`.
             keys, values: [batch, heads, M, dim].
         """
         for arrays, new in ((self.keys, keys), (self.values, values)):
-            rows = new.transpose(0, 2, 1, 3)
+            rows, old = new.transpose(0, 2, 1, 3), arrays[layer]
             if rows.shape[0] == 1:
-                arrays[layer] = mx.slice_update(arrays[layer], rows, at, axes=(1,))
+                arrays[layer] = mx.slice_update(old, rows, places, axes=(1,))
             else:
-                slots = at[:, None] + mx.arange(rows.shape[1])[None]
-                arrays[layer][mx.arange(rows.shape[0])[:, None], slots] = rows
+                flat = old.flatten(0, 1)
+                flat[places] = rows.flatten(0, 1)
+                arrays[layer] = flat.reshape(old.shape)
 
     def whole_pages(self, counts: Sequence[int], page_size: int) -> tuple[list[mx.array], list[mx.array]]:
         """The first `counts[b]` pages' worth of each sequence b, one after the other: [sum(counts), page_size, ...]."""
