@@ -13,11 +13,13 @@ from helix_mlx.engine.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import PRIOR, Acceptance, Together
 from helix_mlx.speculative.costs import CostLadder, Costs
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, DraftLength, Offer
+from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, Choice, DraftLength, Offer
 from helix_mlx.speculative.ngram import LONG
 
 NGRAM_PRIOR = {True: 0.7, False: 0.35}
 """The share kept of drafts that were looked up, where nothing is known: by whether the match was a long one."""
+REST = 7
+"""Cycles without drafts that go on as they are, as long as n-grams have no more to offer than before."""
 LONG_READ = 16
 """Tokens from which on a read tells what one of them costs."""
 _BUCKET = 1024
@@ -77,6 +79,8 @@ class Drafting:
         self._costs: dict[tuple[int, int], Costs] = {}
         self._now: Costs | None = None
         self._read_s: float | None = None
+        self._parked_as: list[int] | None = None
+        self._rested = 0
 
     def choose(self, decoding: Seq[Sequence], most: int) -> None:
         """See `Chooser.choose`."""
@@ -91,7 +95,8 @@ class Drafting:
                 sequence.asks, sequence.asks_count = NOBODY, 0
             return
         offers, plain_s = self._offers(decoding, open_, most)
-        choice = self._length.choose(offers, plain_s, max(s.left for s in open_))
+        choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
+        self._settle(choice, offers, plain_s, open_)
         for sequence in open_:
             sequence.asks, sequence.asks_count = choice.drafter, min(choice.count, sequence.offered[choice.drafter])
             sequence.stats.draft_choice = choice.reason
@@ -99,17 +104,24 @@ class Drafting:
     def would_draft(self, decoding: Seq[Sequence], most: int) -> bool:
         """See `Chooser.would_draft`."""
         open_ = [s for s in decoding if s.draft_tokens is None]
-        if not open_ or self._costs_of(decoding).owes_plain():
+        if not open_:
+            return False
+        if self._rested < REST and self._parked_as == self._matches(open_):
+            self._rested += 1
+            return False
+        if self._costs_of(decoding).owes_plain():
             return False
         offers, plain_s = self._offers(decoding, open_, most)
         choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
         if choice.count:
             return True
-        self._length.settle(choice, offers, plain_s)
+        self._settle(choice, offers, plain_s, open_)
         return False
 
     def note(self, flown: Seq[tuple[Sequence, int, int]], asks_model: bool, seconds: float | None) -> None:
         """See `Chooser.note`."""
+        if self._rested and not any(count for _, count, _ in flown):
+            return
         if seconds is not None and self._now is not None:
             self._now.note(max(count for _, count, _ in flown), asks_model, seconds)
         drafted = accepted = 0
@@ -127,6 +139,17 @@ class Drafting:
         if tokens >= LONG_READ:
             found = max(0.0, seconds - self.ladder.draft_s) / tokens
             self._read_s = found if self._read_s is None else 0.5 * (self._read_s + found)
+
+    def _settle(self, choice: Choice, offers: list[Offer], plain_s: float, open_: list[Sequence]) -> None:
+        """The next cycle runs by this choice; where nobody drafts, it is not thought over again in every cycle."""
+        self._length.settle(choice, offers, plain_s, cycles=1 + self._rested)
+        self._rested = 0
+        self._parked_as = None if choice.count else self._matches(open_)
+
+    @staticmethod
+    def _matches(open_: list[Sequence]) -> list[int]:
+        """What n-grams have to offer now: 0 for nothing, else as sure as they are."""
+        return [0 if s.lookup is None or not s.look_ahead() else 1 + (s.lookup.matched >= LONG) for s in open_]
 
     def _offers(self, decoding: Seq[Sequence], open_: list[Sequence], most: int) -> tuple[list[Offer], float]:
         """What can be had for the next cycle, and what it costs without."""

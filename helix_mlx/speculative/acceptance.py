@@ -31,10 +31,13 @@ class Acceptance:
         self._kept = [0.0] * MAX_DRAFT_TOKENS
         self._seen = [0.0] * MAX_DRAFT_TOKENS
         self._guess = [PRIOR_WEIGHT] * MAX_DRAFT_TOKENS  # what the guess counts as, less with every draft seen
+        self._chances: list[float] | None = None
+        self._tokens: list[float] | None = None
 
     def note(self, drafted: int, accepted: int) -> None:
         """A cycle of `drafted` drafts, of which the first `accepted` were kept."""
         assert 0 <= accepted <= drafted <= MAX_DRAFT_TOKENS
+        self._chances = self._tokens = None
         for index in range(MAX_DRAFT_TOKENS):
             reached = index < min(accepted + 1, drafted)
             self._kept[index] = self._kept[index] * MEMORY + (reached and index < accepted)
@@ -45,20 +48,24 @@ class Acceptance:
 
     def fade(self) -> None:
         """What was seen is of another time: it counts little against what comes now."""
+        self._chances = self._tokens = None
         for numbers in (self._kept, self._seen, self._guess):
             numbers[:] = [number * FADED for number in numbers]
 
     def chances(self) -> list[float]:
         """The estimates for i = 1..7, each between 0 and 1."""
-        found, before = [], self.prior
-        for kept, seen, guess in zip(self._kept, self._seen, self._guess, strict=True):
-            before = (kept + guess * before) / (seen + guess)
-            found.append(before)
-        return found
+        if self._chances is None:
+            self._chances, before = [], self.prior
+            for kept, seen, guess in zip(self._kept, self._seen, self._guess, strict=True):
+                before = (kept + guess * before) / (seen + guess)
+                self._chances.append(before)
+        return self._chances
 
     def tokens(self) -> list[float]:
         """The expected tokens of a cycle of K drafts, for K = 0..7: one of the target, and the drafts that are kept."""
-        return expected_tokens(self.chances())
+        if self._tokens is None:
+            self._tokens = expected_tokens(self.chances())
+        return self._tokens
 
 
 class Estimate(Protocol):

@@ -113,8 +113,8 @@ class DraftLength:
                     best, best_worth = Choice(offer.drafter, count, gain, (tokens[count] - 1) / count), worth
         return best if best.count else self._probe(offers, plain_s, limit) or best
 
-    def settle(self, choice: Choice, offers: Sequence[Offer], plain_s: float) -> None:
-        """The next cycle runs by this choice."""
+    def settle(self, choice: Choice, offers: Sequence[Offer], plain_s: float, cycles: int = 1) -> None:
+        """The next cycle runs by this choice; `cycles` counts it and those before that ran without asking."""
         self.last = choice
         self._tried = choice.tries
         if choice.tries:
@@ -124,7 +124,7 @@ class DraftLength:
         elif choice.count:
             self._parked_s, self._failed, self._again = 0.0, 0, False
         else:
-            self._parked_s += plain_s
+            self._parked_s += plain_s * cycles
 
     def _probe(self, offers: Sequence[Offer], plain_s: float, limit: int) -> Choice | None:
         """One draft, where enough time has passed without any that the try costs little of it."""

@@ -41,6 +41,8 @@ class NgramLookup:
                     self._after[tuple(tokens[end - size : end])] = end
         self._known = max(self._known, len(tokens))
         self.matched = 0
+        if tuple(tokens[-SIZES[-1] :]) not in self._after:
+            return []
         for size in SIZES:
             start = self._after.get(tuple(tokens[-size:])) if len(tokens) >= size else None
             if start is not None:
