@@ -112,7 +112,7 @@ def random_request(chance: random.Random, prompt: list[int]) -> Request:
         prompt,
         params,
         draft_tokens=chance.choice((None, 0, chance.randint(1, MAX_DRAFT_TOKENS))),
-        drafter=chance.choice((None, None, None, "none")),
+        drafter=chance.choice((None, None, None, "ngram", "none")),
         priority=chance.choice((0, 0, 0, 1, -1)),
         n=chance.choice((1, 1, 1, 1, 2, 4)),
     )
