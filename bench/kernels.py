@@ -24,6 +24,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
+from helix_mlx.bench.report import Asked, show_all
 from helix_mlx.kernels.cpu_library import CpuLibrary, load_library
 from helix_mlx.kernels.quantized_matmul import quantized_matmul, replace_layers
 
@@ -79,10 +80,10 @@ def read_bandwidth(threads: int) -> float:
         return words.nbytes / min(seconds(read, repeat) for repeat in range(12))
 
 
-def aim(what: str, found: float, bound: float, *, most: bool = False) -> None:
-    """Print whether a figure is what the kernels are meant to reach."""
+def aim(what: str, found: float, bound: float, *, most: bool = False) -> Asked:
+    """Whether a figure is what the kernels are meant to reach."""
     reached = found <= bound if most else found >= bound
-    print(f"{'reached' if reached else 'MISSED':>8}: {what}: {found:.2f} (at {'most' if most else 'least'} {bound:g})")
+    return Asked(what, f"at {'most' if most else 'least'} {bound:g}", f"{found:.2f}", reached)
 
 
 def random_weights(count: int) -> list[Weights]:
@@ -102,8 +103,12 @@ def product_of(x: mx.array, weights: list[Weights], library: CpuLibrary | None, 
     return work
 
 
-def products(library: CpuLibrary, repeats: int) -> None:
-    """Print the product for every number of rows: MLX's, ours from a cache, and ours from memory."""
+def products(library: CpuLibrary, repeats: int) -> tuple[dict[str, float], list[Asked]]:
+    """Print the product for every number of rows: MLX's, ours from a cache, and ours from memory.
+
+    Returns:
+        Seconds by "mlx 1", "cache 1", "memory 1" and so on, and what was asked for.
+    """
     weights = random_weights(COPIES)
     pieces: dict[str, Work] = {}
     for rows in ROWS:
@@ -121,12 +126,15 @@ def products(library: CpuLibrary, repeats: int) -> None:
     size = sum(array.nbytes for array in weights[0])
     bandwidth = read_bandwidth(library.threads)
     print(f"{library.threads} threads read {bandwidth / 1e9:.1f} GB/s from memory; a matrix is {size / 1e6:.1f} MB")
+    found = []
     for source in ("cache", "memory"):
         one, five, eight = (taken[f"{source} {rows}"] for rows in (1, 5, 8))
-        aim(f"M=1 from {source}, times as fast as MLX", taken["mlx 1"] / one, 20)
-        aim(f"M=8 from {source}, times as fast as MLX", taken["mlx 8"] / eight, 80)
-        aim(f"M=5 from {source}, times the time of M=1", five / one, 1.6, most=True)
-    aim("M=1 from memory, share of the read bandwidth", size / taken["memory 1"] / bandwidth, 0.5)
+        found.append(aim(f"M=1 from {source}, times as fast as MLX", taken["mlx 1"] / one, 20))
+        found.append(aim(f"M=8 from {source}, times as fast as MLX", taken["mlx 8"] / eight, 80))
+        found.append(aim(f"M=5 from {source}, times the time of M=1", five / one, 1.6, most=True))
+    share = size / taken["memory 1"] / bandwidth
+    found.append(aim("M=1 from memory, share of the read bandwidth", share, 0.5))
+    return {name: each for name, each in taken.items() if not name.startswith("warming")}, found
 
 
 def tinyllama(library: CpuLibrary | None, parameters: Any = None) -> Any:
@@ -173,7 +181,7 @@ def decode_speed(model: Any, tokens: int) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def whole_model(library: CpuLibrary, repeats: int) -> None:
+def whole_model(library: CpuLibrary, repeats: int) -> list[Asked]:
     """Print decoding and verification of a model of TinyLlama's shape, by MLX and by our kernels."""
     theirs = tinyllama(None)
     models = {"mlx": theirs, "ours": tinyllama(library, theirs.parameters())}
@@ -188,8 +196,10 @@ def whole_model(library: CpuLibrary, repeats: int) -> None:
     for name in models:
         one, five = (1e3 * taken[f"{name} {rows}"] for rows in (1, 5))
         print(f"{name:>5} {speed[name]:9.2f} {one:10.1f} {five:11.1f} {five / one:7.2f}")
-    aim("decoding, times as fast as mlx-lm", speed["ours"] / speed["mlx"], 18)
-    aim("5 rows, times the time of 1", taken["ours 5"] / taken["ours 1"], 2.2, most=True)
+    return [
+        aim("decoding, times as fast as mlx-lm", speed["ours"] / speed["mlx"], 18),
+        aim("5 rows, times the time of 1", taken["ours 5"] / taken["ours 1"], 2.2, most=True),
+    ]
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -202,9 +212,10 @@ def main(arguments: Iterable[str] | None = None) -> None:
     library = load_library(print)
     chip = mx.device_info().get("device_name")
     print(f"mlx {metadata.version('mlx')}, {chip}, {library.form}, {library.threads} threads")
-    products(library, options.repeats)
+    _, found = products(library, options.repeats)
     if not options.skip_model:
-        whole_model(library, max(3, options.repeats // 3))
+        found += whole_model(library, max(3, options.repeats // 3))
+    show_all(found)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from helix_mlx.models.loader import LoadedModel, probe
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.tokenizer import Tokenizer
 
-FIRST_CHARACTER = 0x4E00
-"""Thousands of characters follow it that are letters, each one token."""
+FIRST_CHARACTER, MANY_CHARACTERS = 0x4E00, 0x20000
+"""Thousands of characters follow the one, and hundreds of thousands the other, each one token."""
 
 
 def random_llama(seed: int, *, quantized: bool = False, **changes: Any) -> LoadedModel:
@@ -61,9 +61,8 @@ def random_llama(seed: int, *, quantized: bool = False, **changes: Any) -> Loade
 
 def character_tokenizer(size: int) -> Tokenizer:
     """One token a character, ids 0 to size - 1; no token ends an answer."""
-    raw = RawTokenizer(
-        models.WordLevel({chr(FIRST_CHARACTER + i): i for i in range(size)}, unk_token=chr(FIRST_CHARACTER))
-    )
+    first = FIRST_CHARACTER if size <= 20_000 else MANY_CHARACTERS
+    raw = RawTokenizer(models.WordLevel({chr(first + i): i for i in range(size)}, unk_token=chr(first)))
     raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     raw.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)

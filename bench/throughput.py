@@ -80,17 +80,17 @@ class Row:
 
 
 @contextmanager
-def arms(pair: Pair, loaded: Pair, at_once: int) -> Iterator[dict[str, Arm]]:
-    """Every arm by its name, while an engine for so many at once is open."""
+def arms(pair: Pair, loaded: Pair, at_once: int, few: bool = False) -> Iterator[dict[str, Arm]]:
+    """Every arm by its name, or the few that are judged, while an engine for so many at once is open."""
     config = EngineConfig(max_sequences=at_once, prefix_cache=False)
     with Engine(pair, config) as engine:
         named: dict[str, Arm] = {
             FAIR: partial(mlx_lm, pair, at_once),
-            LOADED: partial(mlx_lm, loaded, at_once),
+            **({} if few or loaded is pair else {LOADED: partial(mlx_lm, loaded, at_once)}),
             PLAIN: partial(helix, engine, 0),
         }
         if engine.has_draft:
-            named |= {f"helix K={count}": partial(helix, engine, count) for count in FIXED}
+            named |= {f"helix K={count}": partial(helix, engine, count) for count in FIXED if not few}
             named[DEFAULT] = partial(helix, engine, None)
         yield named
 

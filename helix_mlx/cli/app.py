@@ -19,6 +19,7 @@ from helix_mlx.errors import HelixError
 COMMANDS = {
     "chat": "helix_mlx.cli.chat",
     "generate": "helix_mlx.cli.generate",
+    "bench": "helix_mlx.cli.bench",
     "pairs": "helix_mlx.cli.pairs",
     "doctor": "helix_mlx.cli.doctor",
 }

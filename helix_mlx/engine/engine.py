@@ -111,6 +111,11 @@ class Engine:
         return self._core.has_draft
 
     @property
+    def ladder(self) -> CostLadder:
+        """What the parts of a cycle cost, as its draft lengths begin with: measured, or an estimate."""
+        return self._core.drafting.ladder
+
+    @property
     def is_demo(self) -> bool:
         """Whether this is the built-in demonstration pair."""
         return self.pair.is_demo
@@ -145,7 +150,7 @@ class Engine:
             ClosedError: the engine has been closed.
         """
         self._core.calibrate(LadderStore(ladders or cache_folder("ladders")), notice, progress)
-        return self._core.drafting.ladder
+        return self.ladder
 
     def memory(self) -> MemoryReport:
         """What the page pool holds, as of the last step."""

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from helix_mlx.bench.acceptance import Kept, measure, show
+from helix_mlx.engine.engine import Engine
+from tests.bench.conftest import ACCEPTANCE
+
+
+def test_chances_are_of_those_that_were_reached() -> None:
+    kept = Kept("code", 0.0, "model", cycles=10, drafted=70, by_position=(8, 4, 0, 0, 0, 0, 0))
+    assert kept.chances == [0.8, 0.5, 0.0]
+    assert kept.tokens_per_cycle == pytest.approx(2.2)
+    assert Kept("code", 0.0, "ngram", 0, 0, (0,) * 7).tokens_per_cycle == 1.0
+
+
+def test_each_position_is_kept_as_often_as_the_pair_was_made_for(engine: Engine) -> None:
+    found = measure(engine, (0.0,), prompts=2, max_tokens=40, progress=lambda *_: None)
+    model = [each for each in found if each.drafter == "model"]
+    assert len(model) == len(found) // 2 == 6
+    reached = sum(each.cycles for each in model)
+    assert sum(each.by_position[0] for each in model) / reached == pytest.approx(ACCEPTANCE, abs=0.12)
+    lines: list[str] = []
+    show(found, lines.append)
+    assert lines
