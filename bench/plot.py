@@ -53,12 +53,18 @@ def draw(receipt: dict[str, Any], file: Path) -> None:
     figure.patch.set_alpha(0.0)
     for number, (name, groups) in enumerate(panels.items()):
         axes = figure.add_subplot(len(panels), 1, number + 1)
-        _panel(axes, name, groups, first=number == 0)
+        _panel(axes, name, groups)
     title = f"{receipt['pair'].get('name', '')} on {receipt['machine']['chip']} ({receipt['machine']['device']})"
-    figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left")
+    inch = 1 / figure.get_figheight()
+    figure.suptitle(title, color=INK, fontsize=11, x=0.015, y=1 - 0.08 * inch, ha="left")
+    marks, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        marks, names, loc="upper left", bbox_to_anchor=(0.0, 1 - 0.3 * inch), ncols=len(COLOURS), frameon=False,
+        fontsize=8, labelcolor=INK, columnspacing=1.2,
+    )  # fmt: skip
     if receipt.get("synthetic"):
-        figure.text(0.01, 0.005, "SYNTHETIC: random weights, acceptance made up", color="#d9534f", fontsize=9)
-    figure.tight_layout(rect=(0, 0.02, 1, 0.97))
+        figure.text(0.015, 0.06 * inch, "SYNTHETIC: random weights, acceptance made up", color="#d9534f", fontsize=9)
+    figure.tight_layout(rect=(0, 0.2 * inch, 1, 1 - 0.55 * inch))
     out = io.BytesIO()
     figure.savefig(out, format="png", transparent=True)
     write_beside(file, out.getvalue())
@@ -92,7 +98,7 @@ def _best(arms: dict[str, list[float]], names: list[str]) -> str:
     return max(names, key=lambda name: statistics.median(arms[name]), default="")
 
 
-def _panel(axes: Any, name: str, groups: dict[str, dict[str, tuple[float, float, float]]], first: bool) -> None:
+def _panel(axes: Any, name: str, groups: dict[str, dict[str, tuple[float, float, float]]]) -> None:
     width = 0.8 / len(COLOURS)
     for place, (bar, colour) in enumerate(COLOURS.items()):
         at = [index + (place - (len(COLOURS) - 1) / 2) * width for index in range(len(groups))]
@@ -110,7 +116,3 @@ def _panel(axes: Any, name: str, groups: dict[str, dict[str, tuple[float, float,
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(INK)
-    if first:
-        legend = axes.legend(frameon=False, fontsize=8, ncols=len(COLOURS), loc="upper left", bbox_to_anchor=(0, 1.28))
-        for text in legend.get_texts():
-            text.set_color(INK)

@@ -27,8 +27,9 @@ class Prompt:
         pair, tokenizer = engine.pair, engine.pair.tokenizer
         if pair.target.source.startswith(SYNTHETIC):
             # Its tokens mean nothing. These differ from text to text and do not repeat.
-            ends = range(1, len(self.text) + 1)
-            return [crc32(self.text[:end].encode()) % pair.target.vocab_size for end in ends]
+            words = self.text.split()
+            beginnings = (" ".join(words[: count + 1]) for count in range(len(words)))
+            return [crc32(beginning.encode()) % pair.target.vocab_size for beginning in beginnings]
         if self.kind == "chat" and tokenizer.has_chat_template:
             return tokenizer.encode_chat([{"role": "user", "content": self.text}])
         return tokenizer.encode(self.text)
@@ -46,13 +47,13 @@ def workload(name: str) -> list[Prompt]:
 
 
 def filled(engine: Engine, name: str, index: int, context: int | None) -> list[int]:
-    """The tokens of a workload's prompt, with others of it before it where the context is to be so long.
+    """The tokens of a workload's prompt; with others of it before it, or without its beginning, to be of a length.
 
     Args:
         engine: whose pair reads them.
         name: one of WORKLOADS.
         index: of the prompt; they begin again past the last.
-        context: the number of tokens; None or less than the prompt has is the prompt itself.
+        context: the number of tokens; None is the prompt as it is.
     """
     prompts = workload(name)
     tokens = prompts[index % len(prompts)].tokens(engine)
@@ -60,7 +61,9 @@ def filled(engine: Engine, name: str, index: int, context: int | None) -> list[i
     while context is not None and len(before) + len(tokens) < context:
         index += 1
         before += prompts[index % len(prompts)].tokens(engine)
-    return before[: (context or 0) - len(tokens)] + tokens if before else tokens
+    if context is None:
+        return tokens
+    return before[: max(0, context - len(tokens))] + tokens[-context:]
 
 
 def _prompts(name: str) -> list[Prompt]:

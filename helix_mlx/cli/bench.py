@@ -29,7 +29,14 @@ WORKLOADS = ("code", "edit", "chat", "prose", "json", "summary")
 @click.option("--quick", is_flag=True, help="Less of everything: under a minute with the built-in pair.")
 @click.option("--workload", "workloads", multiple=True, type=click.Choice(WORKLOADS), help="May be repeated.")
 @click.option("--temperature", "temperatures", multiple=True, type=float, metavar="X", help="May be repeated.")
-@click.option("--context", "contexts", multiple=True, type=int, metavar="N", help="Prompt tokens; may be repeated.")
+@click.option(
+    "--context",
+    "contexts",
+    multiple=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Prompts of N tokens; may be repeated.",
+)
 @click.option("--repeats", type=click.IntRange(1), metavar="N", help="Prompts of each workload.")
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Longest answer.")
 @click.option("--rest", "rest_s", type=click.FloatRange(0), metavar="SECONDS", help="Before each answer.")

@@ -70,7 +70,7 @@ class Drafting:
 
     def __init__(self, ladder: CostLadder, measured: bool = False) -> None:
         self._length = DraftLength()
-        self._usual: dict[str, Acceptance] = {}
+        self._usual: dict[tuple[str, int], Acceptance] = {}
         self.begin(ladder, measured)
 
     def begin(self, ladder: CostLadder, measured: bool) -> None:
@@ -130,7 +130,7 @@ class Drafting:
                 continue
             kind = self._kind(sequence, sequence.asks)
             self._estimate(sequence, kind).note(count, kept)
-            self._usual[kind].note(count, kept)
+            self._usual_of(sequence, kind).note(count, kept)
             drafted, accepted = drafted + count, accepted + kept
         self._length.note(drafted, accepted)
 
@@ -209,11 +209,15 @@ class Drafting:
     def _estimate(self, sequence: Sequence, kind: str) -> Acceptance:
         """A sequence's own estimate, which begins with what is usual."""
         if kind not in sequence.estimates:
-            if kind not in self._usual:
-                prior = PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM]
-                self._usual[kind] = Acceptance(prior)
-            sequence.estimates[kind] = Acceptance(self._usual[kind].chances()[0])
+            sequence.estimates[kind] = Acceptance(self._usual_of(sequence, kind).chances()[0])
         return sequence.estimates[kind]
+
+    def _usual_of(self, sequence: Sequence, kind: str) -> Acceptance:
+        """What the drafts of sequences of about this temperature came to lately."""
+        key = kind, round(2 * min(sequence.params.temperature, 2.0))
+        if key not in self._usual:
+            self._usual[key] = Acceptance(PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM])
+        return self._usual[key]
 
 
 def estimated_ladder(share: float) -> CostLadder:
