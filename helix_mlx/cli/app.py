@@ -20,6 +20,7 @@ COMMANDS = {
     "chat": "helix_mlx.cli.chat",
     "generate": "helix_mlx.cli.generate",
     "bench": "helix_mlx.cli.bench",
+    "convert": "helix_mlx.cli.convert",
     "pairs": "helix_mlx.cli.pairs",
     "doctor": "helix_mlx.cli.doctor",
 }

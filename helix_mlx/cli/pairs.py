@@ -1,41 +1,115 @@
-"""`helix-mlx pairs`: the named pairs, what they take, whether they are here, and how to fetch one."""
+"""`helix-mlx pairs`: the pairs, what they take, whether they are here; fetching, checking and removing one."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
+from helix_mlx.cli.progress import ProgressBar
 from helix_mlx.cli.terminal import BOLD, DIM, Terminal
-from helix_mlx.models.pairs import NamedPair, named_pair, named_pairs, source_path
+from helix_mlx.errors import PairError, SettingsError
+from helix_mlx.models.manifest import NAME as MANIFEST
+from helix_mlx.models.manifest import read_manifest, verify_files
+from helix_mlx.models.pairs import (
+    NamedPair,
+    converted_folder,
+    converted_folders,
+    converted_pair,
+    named_pair,
+    named_pairs,
+    source_path,
+)
 
 
-@click.command("pairs")
+@click.group("pairs", invoke_without_command=True, short_help="List, fetch, check and remove pairs.")
 @click.option("--fetch", metavar="NAME", help="Fetch a pair now, instead of when it is first used.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 @click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set.")
 @click.pass_context
 def pairs_command(ctx: click.Context, /, fetch: str | None, as_json: bool, no_color: bool) -> None:
-    """List the named pairs: a target and a draft that belong together."""
+    """List the pairs: a target and a draft that belong together. Those made by `helix-mlx convert` come last."""
     terminal = Terminal.of_process(ctx.obj or {}, no_color)
+    if ctx.invoked_subcommand is not None:
+        return
     if fetch is not None:
         _fetch(named_pair(fetch), terminal)
     elif as_json:
-        terminal.line(json.dumps([_to_json(pair) for pair in named_pairs()], indent=2))
+        terminal.line(json.dumps([_to_json(pair) for pair in all_pairs(terminal)], indent=2))
     else:
         _print_table(terminal)
 
 
+@pairs_command.command("verify")
+@click.argument("name")
+@click.pass_context
+def verify_command(ctx: click.Context, /, name: str) -> None:
+    """Read every file of a converted pair, and see that it is what was written."""
+    terminal = Terminal.of_process(ctx.obj or {}, False)
+    folder = _converted(name)
+    bar = ProgressBar(terminal, "Reading")
+    manifest = read_manifest(folder)
+    try:
+        verify_files(folder, manifest, bar.update)
+    finally:
+        bar.wipe()
+    terminal.line(f"{folder}: all {len(manifest.files)} files are what was written.")
+
+
+@pairs_command.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def remove_command(ctx: click.Context, /, name: str, yes: bool) -> None:
+    """Remove a converted pair from the disk. What it was made of, in the hub's cache, stays."""
+    terminal = Terminal.of_process(ctx.obj or {}, False)
+    folder = _converted(name)
+    files = [folder / path for path in read_manifest(folder).files]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if not yes:
+        click.confirm(f"Remove {folder}, {human_bytes(size)}?", abort=True)
+    # First what makes it a pair: nothing loads what is half removed. Files of others stay.
+    (folder / MANIFEST).unlink()
+    for file in files:
+        file.unlink(missing_ok=True)
+    for below in (folder / "target", folder / "draft", folder):
+        with suppress(OSError):
+            below.rmdir()
+    terminal.line(f"Removed {folder}.")
+
+
+def all_pairs(terminal: Terminal) -> list[NamedPair]:
+    """The named pairs, then the converted ones; a damaged one is told of and left out."""
+    pairs = named_pairs()
+    for folder in converted_folders():
+        try:
+            pairs.append(converted_pair(folder.name, folder))
+        except PairError as error:
+            terminal.error_line(str(error))
+    return pairs
+
+
+def _converted(name: str) -> Path:
+    folder = converted_folder(name)
+    if folder is None:
+        raise SettingsError(f"there is no converted pair {name}; `helix-mlx pairs` lists what there is")
+    return folder
+
+
 def fetch_command(pair: NamedPair) -> str:
     """The command that brings a pair to this machine."""
-    return "comes with Helix" if pair.packaged else f"helix-mlx pairs --fetch {pair.name}"
+    if pair.packaged:
+        return "comes with Helix"
+    return "converted here" if pair.converted else f"helix-mlx pairs --fetch {pair.name}"
 
 
 def is_on_disk(pair: NamedPair) -> bool:
     """Whether nothing of a pair has to be fetched."""
-    return all(source_path(source) is not None for source in (pair.target, pair.draft))
+    return all(source_path(source) is not None for source in (pair.target, pair.draft) if source != "none")
 
 
 def human_bytes(count: int) -> str:
@@ -50,7 +124,7 @@ def _to_json(pair: NamedPair) -> dict[str, Any]:
 
 
 def _print_table(terminal: Terminal) -> None:
-    pairs = named_pairs()
+    pairs = all_pairs(terminal)
     rows = [("NAME", "TARGET", "DRAFT", "ON DISK", "FETCH")]
     for pair in pairs:
         sizes = (human_bytes(pair.target_bytes), human_bytes(pair.draft_bytes))
@@ -61,7 +135,7 @@ def _print_table(terminal: Terminal) -> None:
     for line, pair in zip(lines[1:], pairs, strict=True):
         terminal.line(line, BOLD)
         gate = "; gated: accept the licence on the hub first, then `hf auth login`" if pair.gated else ""
-        if not pair.packaged:
+        if not (pair.packaged or pair.converted):
             terminal.line(f"  {pair.target}\n  {pair.draft}", DIM)
         terminal.line(f"  {pair.note} ({pair.licence}{gate})", DIM)
     terminal.line("\nA pair that is not here is fetched when it is first used: helix-mlx chat --pair NAME")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 import json
 from collections.abc import Sequence
@@ -12,20 +11,13 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import _get_classes, load_config, load_model
 
 from helix_mlx.errors import ModelError
+from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.pairs import source_path
 from helix_mlx.models.tokenizer import one_line
 from helix_mlx.paging.page_pool import LayerShape
@@ -78,24 +70,8 @@ def fetch(source: str) -> Path:
             f"there is no folder {source}; "
             "name a folder, a repository such as org/model, or a pair of `helix-mlx pairs`"
         )
-    try:
+    with hub_errors(source):
         return Path(snapshot_download(source, allow_patterns=_FILES))
-    except GatedRepoError as error:
-        raise ModelError(f"{source} is gated: accept its licence on the hub, then run `hf auth login`") from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"there is no repository {source}, or it is private: check the name, or run `hf auth login`"
-        ) from error
-    except HFValidationError as error:
-        raise ModelError(f"{source} is neither a folder nor a repository name: {one_line(error)}") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError, TimeoutError) as error:
-        raise ModelError(
-            f"cannot reach the hub for {source}: {one_line(error)}; check the network, or name a folder"
-        ) from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ModelError(f"the disk is full: {source} was not fetched; free some space and try again") from error
-        raise ModelError(f"cannot fetch {source}: {one_line(error)}; check the network, or name a folder") from error
 
 
 def load(source: str, *, trust_remote_code: bool = False) -> LoadedModel:

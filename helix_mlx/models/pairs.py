@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from helix_mlx.errors import SettingsError
+from helix_mlx.models.manifest import NAME as MANIFEST
+from helix_mlx.models.manifest import check_files, read_manifest
 from helix_mlx.toml import read_toml
 
 DEMONSTRATION = "tiny"
@@ -20,7 +22,9 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 @dataclass(frozen=True)
 class NamedPair:
-    """A row of `pairs.toml`. `packaged` tells the pair that comes with Helix; `gated`, that the hub asks first."""
+    """A row of `pairs.toml`. `packaged` tells the pair that comes with Helix, `converted` one made here;
+    `gated`, that the hub asks first.
+    """
 
     name: str
     target: str
@@ -31,6 +35,7 @@ class NamedPair:
     packaged: bool
     licence: str
     gated: bool
+    converted: bool = False
 
 
 def named_pairs() -> list[NamedPair]:
@@ -39,15 +44,67 @@ def named_pairs() -> list[NamedPair]:
 
 
 def named_pair(name: str) -> NamedPair:
-    """The pair of a name.
+    """The pair of a name: one of the table, or a converted one by its name or its folder.
 
     Raises:
         SettingsError: there is none; the message lists the names.
+        PairError: it is a converted one, and its files are not what was written.
     """
     pairs = {pair.name: pair for pair in named_pairs()}
-    if name not in pairs:
-        raise SettingsError(f"there is no pair named {name}; the pairs are {', '.join(pairs)} (or use --target)")
-    return pairs[name]
+    if name in pairs:
+        return pairs[name]
+    folder = converted_folder(name)
+    if folder is None:
+        names = [*pairs, *(each.name for each in converted_folders())]
+        raise SettingsError(f"there is no pair named {name}; the pairs are {', '.join(names)} (or use --target)")
+    return converted_pair(name, folder)
+
+
+def pairs_folder() -> Path:
+    """Where this user's converted pairs lie; without a home, a folder that cannot be."""
+    try:
+        return Path.home() / ".helix" / "pairs"
+    except RuntimeError:
+        return Path(os.devnull) / "pairs"
+
+
+def converted_folders() -> list[Path]:
+    """The folders of this user's converted pairs, by name."""
+    folder = pairs_folder()
+    return sorted(each.parent for each in folder.glob(f"[!.]*/{MANIFEST}")) if folder.is_dir() else []
+
+
+def converted_folder(name: str) -> Path | None:
+    """The folder of a converted pair, by its name or its path; None where there is none."""
+    plain = name and "/" not in name and "\\" not in name and not name.startswith(".")
+    for folder in (pairs_folder() / name if plain else None, Path(os.path.expanduser(name))):
+        if folder is not None and (folder / MANIFEST).is_file():
+            return folder
+    return None
+
+
+def converted_pair(name: str, folder: Path) -> NamedPair:
+    """A converted pair, whose files are there and of their sizes.
+
+    Raises:
+        PairError: they are not, or the manifest is damaged.
+    """
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    target, draft = manifest.target, manifest.draft
+    made_of = f"{target.source} and {draft.source}" if draft else target.source
+    return NamedPair(
+        name=name,
+        target=str(folder / "target"),
+        draft=str(folder / "draft") if draft else "none",
+        target_bytes=target.bytes,
+        draft_bytes=draft.bytes if draft else 0,
+        note=f"converted from {made_of}",
+        packaged=False,
+        licence="as its models'",
+        gated=False,
+        converted=True,
+    )
 
 
 def source_path(source: str) -> Path | None:
@@ -58,6 +115,8 @@ def source_path(source: str) -> Path | None:
     Args:
         source: a built-in model, a folder, or a repository on the hub.
     """
+    if source == "none":
+        return None
     if source.startswith(BUILTIN):
         folder = _folder() / source.removeprefix(BUILTIN)
         return folder if folder.is_dir() else None

@@ -1,0 +1,147 @@
+"""One model from the Hugging Face layout to MLX: quantised array by array, so that memory never holds it whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
+from mlx_lm import utils
+from mlx_lm.convert import mixed_quant_predicate_builder
+
+from helix_mlx.convert.quantization import OTHER_FILES, TOKENIZER_FILES
+from helix_mlx.convert.recipe import Recipe, dtype_of
+from helix_mlx.errors import HelixError, ModelError
+from helix_mlx.models.tokenizer import one_line
+
+SHARD_BYTES = 5 << 30
+"""The most that one file of weights holds, and that memory holds of them, as in mlx-lm."""
+Progress = Callable[[int, int], None]
+
+
+def convert_checkpoint(
+    source: Path, destination: Path, recipe: Recipe, *, trust_remote_code: bool, progress: Progress
+) -> dict[str, Any] | None:
+    """Write a model into a new folder, with mlx-lm's own classes, names and numbers.
+
+    Args:
+        source: a folder in the Hugging Face layout, or of an MLX model.
+        destination: does not exist yet.
+        recipe: what is done to the weights. Those of a model that is quantised already are taken as they are, unless
+            it says `again`.
+        trust_remote_code: run a model's own code.
+        progress: is told arrays done and in all.
+
+    Returns:
+        The quantisation as its config.json has it; None where there is none.
+
+    Raises:
+        HelixError: the weights are damaged or do not fit the model or the recipe, or the disk is full.
+    """
+    destination.mkdir(parents=True)
+    try:
+        model, config = _prepared(source, recipe, trust_remote_code)
+        _save(model, destination, progress)
+    except OSError as error:
+        raise _unwritten(destination, error) from error
+    except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
+        if "No space left" in str(error) or "Unable to write" in str(error):
+            raise _unwritten(destination, OSError(errno.ENOSPC, "the disk is full")) from error
+        raise ModelError(f"cannot convert {source}: {one_line(error)}; fetch the model again") from error
+    keep_vision = "vision_tower" in getattr(model, "model", {})
+    utils.save_config(config, destination / "config.json", keep_vision_config=keep_vision)
+    patterns = (*TOKENIZER_FILES, *OTHER_FILES, *(("*.py",) if trust_remote_code else ()))
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, destination / file.name)
+    found = config.get("quantization")
+    return None if found is None else {key: found[key] for key in ("group_size", "bits", "mode") if key in found}
+
+
+def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+    """The model with its weights still to be computed, and its configuration; nothing is in memory yet."""
+    model: Any
+    model, config = utils.load_model(source, lazy=True, trust_remote_code=trust_remote_code)
+    quantised = bool(config.get("quantization"))
+    if quantised and not recipe.again and recipe.mode != "float":
+        return model, config
+    if quantised:
+        config.pop("quantization", None)
+        config.pop("quantization_config", None)
+        model = utils.dequantize_model(model)
+    if (dtype := dtype_of(recipe, config)) is not None:
+        castable = getattr(model, "cast_predicate", lambda _: True)
+
+        def cast(path: str, array: Any) -> Any:
+            return array.astype(dtype) if castable(path) and mx.issubdtype(array.dtype, mx.floating) else array
+
+        model.update(tree_map_with_path(cast, model.parameters()))
+    if recipe.mode == "float":
+        return model, config
+    settings = recipe.settings
+    predicate = None
+    if recipe.mixed is not None:
+        predicate = mixed_quant_predicate_builder(recipe.mixed, model, settings["group_size"])
+    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm tells the bits per weight
+        model, config = utils.quantize_model(model, config, **settings, quant_predicate=predicate)  # type: ignore[arg-type]
+    if not any(path.endswith("scales") for path, _ in _arrays(model)):
+        raise HelixError(f"no layer of {source} divides into groups of {settings['group_size']}; take a smaller one")
+    return model, config
+
+
+def _arrays(model: Any) -> list[tuple[str, mx.array]]:
+    found: Any = tree_flatten(model.parameters())
+    return found
+
+
+def _save(model: Any, folder: Path, progress: Progress) -> None:
+    """Write the weights file by file, computing them one after the other."""
+    weights = dict(_arrays(model))
+    total_bytes, count = sum(array.nbytes for array in weights.values()), len(weights)
+    parameters = utils.get_total_parameters(model)
+    shards = _shards(weights)
+    model.update(tree_map(lambda _: mx.array([]), model.parameters()))
+    weights.clear()
+    index, done = {}, 0
+    for number in range(len(shards)):
+        shard, shards[number] = shards[number], {}
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        for path, array in shard.items():
+            mx.eval(array)  # one at a time: what it was made of is freed before the next one is read
+            index[path] = name
+            done += 1
+            progress(done, count)
+        mx.save_safetensors(str(folder / name), shard, metadata={"format": "mlx"})
+        del shard
+        mx.clear_cache()
+    data = {
+        "metadata": {"total_size": total_bytes, "total_parameters": parameters},
+        "weight_map": dict(sorted(index.items())),
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(data, indent=4), encoding="utf-8")
+
+
+def _shards(weights: dict[str, mx.array]) -> list[dict[str, mx.array]]:
+    """The arrays in their order, as many to a file as it may hold."""
+    shards: list[dict[str, mx.array]] = [{}]
+    size = 0
+    for path, array in weights.items():
+        if shards[-1] and size + array.nbytes > SHARD_BYTES:
+            shards.append({})
+            size = 0
+        shards[-1][path] = array
+        size += array.nbytes
+    return shards
+
+
+def _unwritten(folder: Path, error: OSError) -> HelixError:
+    if error.errno == errno.ENOSPC:
+        return ModelError(f"the disk of {folder.parent} is full; free some space, or choose another --out")
+    return ModelError(f"cannot write {folder}: {error.strerror or error}; choose another --out")

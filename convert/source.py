@@ -1,0 +1,120 @@
+"""Where a model comes from: a folder, or a revision of a repository on the hub, whole and checked."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+
+from helix_mlx.errors import ModelError, SettingsError
+from helix_mlx.models.hub import hub_errors
+from helix_mlx.models.loader import read_config
+from helix_mlx.models.manifest import sha256
+
+PATTERNS = ["*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+Line = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's files on this machine.
+
+    Args:
+        name: as the user gave it.
+        folder: where they are.
+        revision: the repository's commit; None for a folder.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of its weights."""
+        return sum(file.stat().st_size for file in self.folder.glob("model*.safetensors"))
+
+
+def find_source(
+    name: str, *, revision: str | None, trust_remote_code: bool, line: Line, endpoint: str | None
+) -> Source:
+    """A model's files, fetched where they are not here. What broke off goes on where it was.
+
+    Args:
+        name: a folder, or a repository on the hub.
+        revision: of the repository: a branch, a tag or a commit.
+        trust_remote_code: take a model that brings Python code of its own.
+        line: is told what is fetched.
+        endpoint: the hub's address; None takes the usual one.
+
+    Raises:
+        HelixError: it is missing, gated, unreachable, unsafe, damaged or of a kind that mlx-lm does not know; or the
+            disk has no room for it.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise SettingsError("--revision is for repositories; leave it out with a folder")
+        source = Source(name, folder, None)
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(f"there is no folder {name}; name a folder, or a repository such as org/model")
+    else:
+        source = _fetched(name, revision, trust_remote_code, line, endpoint)
+    read_config(source.folder, trust_remote_code)
+    if not any(source.folder.glob("model*.safetensors")):
+        raise _no_weights(name, [file.name for file in source.folder.iterdir()])
+    return source
+
+
+def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Line, endpoint: str | None) -> Source:
+    with hub_errors(name):
+        info = HfApi(endpoint=endpoint).model_info(name, revision=revision, files_metadata=True)
+    siblings = info.siblings or []
+    names = [each.rfilename for each in siblings]
+    # Before anything is fetched: what would be refused afterwards, and what has no room.
+    if not any(each.endswith(".safetensors") for each in names):
+        raise _no_weights(name, names)
+    if not trust_remote_code and (code := [each for each in names if each.endswith(".py")]):
+        line(f"{name} brings code ({', '.join(code[:3])}), which is left alone; --trust-remote-code runs it.")
+    size = sum(each.size or 0 for each in siblings if each.rfilename.endswith((".safetensors", ".json")))
+    _check_room(Path.home(), size, f"fetching {name}")
+    line(f"Fetching {name} at {str(info.sha)[:12]}, {size / 1e9:.2f} GB; what is here already is kept.")
+    patterns = [*PATTERNS, *(["*.py"] if trust_remote_code else [])]
+    with hub_errors(name):
+        folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns, endpoint=endpoint))
+    for each in siblings:
+        file = folder / each.rfilename
+        if each.lfs is not None and file.is_file() and sha256(file) != each.lfs.sha256:
+            # The next try has to fetch it again, and not find it.
+            file.resolve().unlink()
+            file.unlink(missing_ok=True)
+            raise ModelError(f"{name}: {each.rfilename} arrived damaged, its hash differs; run the same command again")
+    return Source(name, folder, info.sha)
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """See that a disk has room.
+
+    Raises:
+        ModelError: it has not; the message has the numbers.
+    """
+    _check_room(folder, size, what)
+
+
+def _check_room(folder: Path, size: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ModelError(f"{what} takes {size / 1e9:.2f} GB and the disk of {folder} has {free / 1e9:.2f} GB free")
+
+
+def _no_weights(name: str, names: list[str]) -> ModelError:
+    if any(each.endswith(PICKLED) for each in names):
+        return ModelError(
+            f"{name} has only pickled weights, which can run code when they are read; "
+            "name a repository with safetensors"
+        )
+    return ModelError(f"{name} holds no weights (model*.safetensors); name another model")

@@ -1,0 +1,61 @@
+"""Trouble with the hub, in words: one place for all who fetch something."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from helix_mlx.errors import ModelError
+from helix_mlx.models.tokenizer import one_line
+
+_TRANSPORT: Any = HfHubHTTPError.__mro__[1]
+"""The error of whichever HTTP library the hub's client uses."""
+_UNREACHABLE: tuple[type[Exception], ...] = (
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    ConnectionError,
+    TimeoutError,
+    HfHubHTTPError,
+    _TRANSPORT,
+)
+
+
+@contextmanager
+def hub_errors(source: str) -> Iterator[None]:
+    """What goes wrong in the body becomes a ModelError that says what to do.
+
+    Args:
+        source: the repository that is asked for.
+    """
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(f"{source} is gated: accept its licence on the hub, then run `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{source} has no such revision; check --revision") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"there is no repository {source}, or it is private: check the name, or run `hf auth login`"
+        ) from error
+    except HFValidationError as error:
+        raise ModelError(f"{source} is neither a folder nor a repository name: {one_line(error)}") from error
+    except _UNREACHABLE as error:
+        raise ModelError(
+            f"cannot reach the hub for {source}: {one_line(error)}; check the network, or name a folder"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ModelError(f"the disk is full: {source} was not fetched; free some space and try again") from error
+        raise ModelError(f"cannot fetch {source}: {one_line(error)}; check the network, or name a folder") from error
