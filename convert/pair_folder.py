@@ -17,8 +17,8 @@ from helix_mlx.convert.recipe import Recipe
 from helix_mlx.convert.source import Line, Source, check_room, find_source
 from helix_mlx.errors import ModelError, SettingsError
 from helix_mlx.models.manifest import ConvertedModel, Manifest, hashed_files
-from helix_mlx.models.pair import check_vocabularies
 from helix_mlx.models.tokenizer import Tokenizer
+from helix_mlx.models.vocabulary import compare
 
 DONE = "done.json"
 """Beside a model in the folder that is being made: what it was made of, so that the next try takes it over."""
@@ -56,7 +56,7 @@ def convert_pair(wanted: Wanted, line: Line, progress: Progress) -> Manifest:
     An interruption keeps what is whole, beside; the same call goes on from there.
 
     Raises:
-        HelixError: as `find_source` and `convert_checkpoint`; or the folder exists, or the vocabularies differ.
+        HelixError: as `find_source` and `convert_checkpoint`; or the folder exists, or the vocabularies do not fit.
     """
     if wanted.out.exists():
         raise SettingsError(f"{wanted.out} exists already; remove it first, or choose another --out")
@@ -121,8 +121,7 @@ def _vocabulary(found: dict[str, Source]) -> dict[str, Any] | None:
     if "draft" not in found:
         return None
     target, draft = (Tokenizer.load(found[role].folder, None) for role in ("target", "draft"))
-    check_vocabularies(target, draft)
-    return {"kind": "identical", "tokens": len(target.vocab)}
+    return compare(target, draft).to_json()
 
 
 def _expected_bytes(source: Source, recipe: Recipe) -> int:

@@ -31,6 +31,7 @@ from helix_mlx.kernels.cpu_library import Notice
 from helix_mlx.kernels.device import chip_name
 from helix_mlx.models.loader import evaluate_all
 from helix_mlx.models.pair import Pair
+from helix_mlx.models.shared_vocabulary import SharedVocabulary
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import Completion, SamplingParams, check_draft_tokens
@@ -66,7 +67,8 @@ class Core:
             if loaded is None:
                 continue
             evaluate_all(loaded.model)
-            if pair.kernels.library is not None and cpu_attention.install(loaded.model):
+            network = loaded.model.draft if isinstance(loaded.model, SharedVocabulary) else loaded.model
+            if pair.kernels.library is not None and cpu_attention.install(network):
                 self.pool.direct[number] = pair.kernels.library
         drafter = None
         if pair.draft is not None:

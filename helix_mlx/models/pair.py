@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 from mlx.nn.layers.base import Module
 
-from helix_mlx.errors import PairError, SettingsError
+from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.quantized_matmul import replace_layers
 from helix_mlx.models.loader import LoadedModel, load
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
+from helix_mlx.models.shared_vocabulary import SharedVocabulary
 from helix_mlx.models.tokenizer import Tokenizer
+from helix_mlx.models.vocabulary import compare
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def load_pair(
     Raises:
         SettingsError: there is no such pair, or both a pair and a target are named.
         ModelError: a model cannot be loaded.
-        PairError: draft and target have different vocabularies.
+        PairError: draft and target have too little vocabulary in common.
     """
     if name is not None and target is not None:
         raise SettingsError("name either a pair or a target, not both")
@@ -72,24 +74,19 @@ def load_pair(
         loaded_draft = load(draft, trust_remote_code=trust_remote_code)
         same = loaded_draft.folder == loaded_target.folder
         drafts = tokenizer if same else Tokenizer.load(loaded_draft.folder, None, trust_remote_code=trust_remote_code)
-        check_vocabularies(tokenizer, drafts)
+        loaded_draft = fitted(loaded_draft, loaded_target, tokenizer, drafts)
     return Pair(name or target, loaded_target, loaded_draft, tokenizer, is_demo)
 
 
-def check_vocabularies(target: Tokenizer, draft: Tokenizer) -> None:
-    """See that every id means the same token to both models.
+def fitted(
+    draft: LoadedModel, target: LoadedModel, target_tokenizer: Tokenizer, draft_tokenizer: Tokenizer
+) -> LoadedModel:
+    """The draft as the target's partner: as it is where ids mean the same, else behind the tokens that both have.
 
     Raises:
-        PairError: the vocabularies differ; the message names the first ids that do.
+        PairError: the vocabularies have too little in common.
     """
-    ours, theirs = target.vocab, draft.vocab
-    if ours == theirs:
-        return
-    by_id_ours, by_id_theirs = {i: t for t, i in ours.items()}, {i: t for t, i in theirs.items()}
-    ids = sorted(by_id_ours.keys() | by_id_theirs.keys())
-    differ = [i for i in ids if by_id_ours.get(i) != by_id_theirs.get(i)]
-    shown = ", ".join(f"{i} ({by_id_ours.get(i)!r} and {by_id_theirs.get(i)!r})" for i in differ[:3])
-    raise PairError(
-        f"the draft has another vocabulary than the target: {len(differ)} of {len(ids)} ids differ, "
-        f"the first are {shown}; choose a draft of the same family, or --draft none"
-    )
+    if compare(target_tokenizer, draft_tokenizer).kind != "shared":
+        return draft
+    model = SharedVocabulary.of(draft.model, target_tokenizer, draft_tokenizer, target.vocab_size)
+    return replace(draft, model=model, vocab_size=target.vocab_size)

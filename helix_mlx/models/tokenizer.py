@@ -53,6 +53,12 @@ class Tokenizer:
         return vocab
 
     @property
+    def chat_template(self) -> str | None:
+        """How a conversation is written, in Jinja; None where the model does not say."""
+        template = self._wrapper.chat_template
+        return None if template is None else str(template)
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the model says how to write a conversation."""
         return bool(self._wrapper.has_chat_template)

@@ -14,11 +14,10 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from helix_mlx.errors import ModelError, PairError
+from helix_mlx.errors import ModelError
 from helix_mlx.models.loader import LoadedModel, context_limit, load, probe
-from helix_mlx.models.pair import check_vocabularies
 from tests.families import FAMILIES
-from tests.support import VOCAB, byte_tokenizer, random_model
+from tests.support import VOCAB, random_model
 
 
 def parameters(loaded: LoadedModel) -> Any:
@@ -231,9 +230,3 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="cannot reach the hub for some/model"):
         load("some/model")
-
-
-def test_drafts_with_another_vocabulary_are_refused_with_the_ids() -> None:
-    check_vocabularies(byte_tokenizer(), byte_tokenizer())
-    with pytest.raises(PairError, match=r"6 of 96 ids differ, the first are 90 \('z' and None\).*--draft none"):
-        check_vocabularies(byte_tokenizer(), byte_tokenizer(size=90))

@@ -1,0 +1,108 @@
+"""Two vocabularies: the same, the same but for a tail, overlapping, or strangers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer, TokenizerWrapper
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from helix_mlx.errors import PairError
+from helix_mlx.models.tokenizer import Tokenizer
+from helix_mlx.models.vocabulary import compare, shared_ids, spelling, stand_ins
+from tests.support import byte_tokenizer
+
+CODE = ["def read(self, path): return open(path).read()", "for line in file: print(line)", "import os, sys"] * 20
+PROSE = ["The old man read a line of the file and said nothing.", "She opened the path to the sea."] * 20
+
+
+def trained(texts: Iterable[str], size: int, end: str = "<end>") -> Tokenizer:
+    """A byte-level tokenizer, taught on some texts."""
+    raw = RawTokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=[end], initial_alphabet=letters, show_progress=False)
+    raw.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=end, clean_up_tokenization_spaces=False)
+    return Tokenizer(TokenizerWrapper(fast, NaiveStreamingDetokenizer, eos_token_ids=[fast.eos_token_id]))
+
+
+class Words(Tokenizer):
+    """A vocabulary and nothing else."""
+
+    def __init__(self, vocab: dict[str, int], eos_ids: Iterable[int] = ()) -> None:
+        self._vocab = vocab
+        self.eos_ids = frozenset(eos_ids)
+
+    @property
+    def vocab(self) -> dict[str, int]:
+        return self._vocab
+
+    @property
+    def chat_template(self) -> str | None:
+        return None
+
+
+def words(*tokens: str, eos_ids: Iterable[int] = ()) -> Words:
+    return Words({token: index for index, token in enumerate(tokens)}, eos_ids)
+
+
+def test_the_same_vocabulary_is_identical() -> None:
+    fit = compare(byte_tokenizer(), byte_tokenizer())
+    assert (fit.kind, fit.shared, fit.first) == ("identical", 96, ())
+    assert fit.to_json()["share_of_draft"] == 1.0
+
+
+def test_one_that_has_more_at_its_end_has_the_same_ids() -> None:
+    for target, draft in ((96, 90), (90, 96)):
+        fit = compare(byte_tokenizer(size=target), byte_tokenizer(size=draft))
+        assert (fit.kind, fit.shared) == ("same ids", 90)
+        assert len(fit.first) == 3
+        assert fit.first[0][0] == 90
+
+
+def test_different_ones_share_by_text() -> None:
+    code, prose = trained(CODE, 400), trained(PROSE, 350, end="<stop>")
+    fit = compare(code, prose)
+    assert fit.kind == "shared"
+    assert 256 < fit.shared < min(fit.target_tokens, fit.draft_tokens)
+    shared = shared_ids(code, prose)
+    assert len(set(shared.values())) == len(shared) == fit.shared
+    by_id = {index: token for token, index in prose.vocab.items()}
+    for token, index in code.vocab.items():
+        if index in shared and index not in code.eos_ids:
+            assert by_id[shared[index]] == token
+    (end,), (other_end,) = code.eos_ids, prose.eos_ids
+    assert shared[end] == other_end
+
+
+def test_strangers_are_refused_with_the_numbers() -> None:
+    with pytest.raises(PairError, match=r"share 1 tokens, 20% of the draft's 5 .* 1 \('b' and 'x'\).*--drafter ngram"):
+        compare(words("a", "b", "c", "d", "e"), words("a", "x", "y", "z", "w"))
+
+
+@pytest.mark.parametrize(
+    ("token", "vocab", "text"),
+    [
+        ("Ġthe", {"Ġ": 0}, b" the"),
+        ("Ċ", {"Ċ": 0}, b"\n"),
+        ("Ã©", {"Ġ": 0}, "é".encode()),
+        ("▁the", {"▁": 0}, b" the"),
+        ("<0x0A>", {"▁": 0}, b"\n"),
+        ("<s>", {"▁": 0}, "<s>"),
+        ("the", {}, "the"),
+    ],
+)
+def test_two_ways_to_write_a_token_are_one(token: str, vocab: dict[str, Any], text: bytes | str) -> None:
+    assert spelling(token, vocab) == text
+
+
+def test_a_token_that_the_draft_lacks_is_shown_as_its_longest_end() -> None:
+    target, draft = words("a", "reader", "zz"), words("a", "der", "er", "x")
+    assert shared_ids(target, draft) == {0: 0}
+    assert stand_ins(target, draft, {0: 0}) == {1: 1, 2: 0}
