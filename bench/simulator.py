@@ -100,6 +100,7 @@ class Controlled:
         self._costs = Costs(guess or ladder)
         self._acceptance = Acceptance()
         self._length = DraftLength()
+        self._length.begin()
         self._behind = 0
 
     def choose(self, left: int) -> int:

@@ -94,6 +94,8 @@ class Drafting:
             for sequence in open_:
                 sequence.asks, sequence.asks_count = NOBODY, 0
             return
+        if not all(s.offered for s in open_):
+            self._length.begin()
         offers, plain_s = self._offers(decoding, open_, most)
         choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
         self._settle(choice, offers, plain_s, open_)

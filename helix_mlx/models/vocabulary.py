@@ -50,7 +50,7 @@ class Fit:
     def to_json(self) -> dict[str, Any]:
         """For a manifest."""
         shares = {"share_of_draft": self.share_of_draft, "share_of_target": self.share_of_target}
-        return {**asdict(self), **shares}
+        return {**asdict(self), "first": [list(row) for row in self.first], **shares}
 
 
 def compare(target: Tokenizer, draft: Tokenizer) -> Fit:

@@ -23,6 +23,10 @@ PROBE_SHARE = 0.01
 """The share of the time without drafts that trying some again may cost."""
 CATCH_UP_SHARE = 0.01
 """The share that reading what the draft missed meanwhile may cost besides."""
+FRESH_TRIES = 2
+"""Tries at the beginning of an answer, where those before it say that drafts would not pay: this one may be another."""
+FRESH_SHARE = 0.01
+"""The share of an answer's time that reading the prompt for them may cost."""
 HORIZON = 64
 """Tokens over which it has to pay that a draft model reads what it missed."""
 
@@ -78,6 +82,11 @@ class DraftLength:
         self._failed = 0
         self._again = False
         self._tried = False
+        self._fresh = 0
+
+    def begin(self) -> None:
+        """An answer has begun, of which nothing is known yet."""
+        self._fresh, self._failed, self._again = FRESH_TRIES, 0, False
 
     def note(self, drafted: int, accepted: int) -> None:
         """What came of the last choice: where a try was kept, the next one follows at once."""
@@ -111,13 +120,14 @@ class DraftLength:
                 worth = gain * HYSTERESIS if same else gain
                 if worth > best_worth:
                     best, best_worth = Choice(offer.drafter, count, gain, (tokens[count] - 1) / count), worth
-        return best if best.count else self._probe(offers, plain_s, limit) or best
+        return best if best.count else self._probe(offers, plain_s, left) or best
 
     def settle(self, choice: Choice, offers: Sequence[Offer], plain_s: float, cycles: int = 1) -> None:
         """The next cycle runs by this choice; `cycles` counts it and those before that ran without asking."""
         self.last = choice
         self._tried = choice.tries
         if choice.tries:
+            self._fresh -= self._fresh > 0
             if not self._again:
                 next(offer for offer in offers if offer.drafter == choice.drafter).acceptance.fade()
             self._parked_s, self._again = 0.0, False
@@ -126,13 +136,14 @@ class DraftLength:
         else:
             self._parked_s += plain_s * cycles
 
-    def _probe(self, offers: Sequence[Offer], plain_s: float, limit: int) -> Choice | None:
+    def _probe(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice | None:
         """One draft, where enough time has passed without any that the try costs little of it."""
-        able = [offer for offer in offers if offer.most and limit]
+        able = [offer for offer in offers if left > 1 and _could_pay(offer, plain_s)]
         if not able:
             return None
         offer = max(able, key=lambda offer: offer.acceptance.chances()[0]) if len(able) > 1 else able[0]
-        if not self._again:
+        fresh = self._fresh and offer.catch_up_s <= FRESH_SHARE * left * plain_s
+        if not (self._again or fresh):
             parked_s = self._parked_s + plain_s
             cost = max(0.0, offer.cycle_s(1) - plain_s)
             # What was missed grows with the time that has passed. It has a share of its own, and no failure adds to
@@ -141,3 +152,8 @@ class DraftLength:
             if parked_s * PROBE_SHARE < cost * 2**self._failed + missed_s:
                 return None
         return Choice(offer.drafter, 1, 1.0, offer.acceptance.chances()[0], tries=True)
+
+
+def _could_pay(offer: Offer, plain_s: float) -> bool:
+    """Whether drafts that are all kept would be worth their cost."""
+    return any((count + 1) * plain_s > PARKING * offer.cycle_s(count) for count in range(1, offer.most + 1))

@@ -114,10 +114,16 @@ def test_one_who_has_nothing_to_offer_has_no_drafts_in_a_wide_pass() -> None:
 
 
 def test_a_new_sequence_begins_with_what_is_usual() -> None:
-    drafting = Drafting(CHEAP_ROWS, measured=True)
+    drafting = Drafting(USUAL_ROWS, measured=True)
     run(drafting, [sequence(PLAIN)], kept=0, cycles=20)
-    counts = run(drafting, [sequence(PLAIN)], kept=0, cycles=10)
+    counts = run(drafting, [sequence(PLAIN)], kept=0, cycles=20)
     assert sum(count > 0 for count in counts) <= 2
+
+
+def test_an_answer_that_is_not_like_those_before_it_is_found_out_soon() -> None:
+    drafting = Drafting(USUAL_ROWS, measured=True)
+    run(drafting, [sequence(PLAIN)], kept=0, cycles=40)
+    assert min(run(drafting, [sequence(PLAIN)], kept=7, cycles=20)[8:]) >= 3
 
 
 def test_looking_ahead_decides_nothing() -> None:
