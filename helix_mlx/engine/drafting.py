@@ -80,13 +80,14 @@ class Drafting:
         self._now: Costs | None = None
         self._read_s: float | None = None
         self._parked_as: list[int] | None = None
-        self._rested = 0
+        self._rested = self._plain_cycles = 0
 
     def choose(self, decoding: Seq[Sequence], most: int) -> None:
         """See `Chooser.choose`."""
         if not decoding:
             return
         self._now = self._costs_of(decoding)
+        rested, self._rested, self._parked_as = self._rested, 0, None
         open_ = [s for s in decoding if s.draft_tokens is None]
         if not open_:
             return
@@ -98,7 +99,8 @@ class Drafting:
             self._length.begin()
         offers, plain_s = self._offers(decoding, open_, most)
         choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
-        self._settle(choice, offers, plain_s, open_)
+        self._length.settle(choice, offers, plain_s, cycles=1 + rested)
+        self._rest(choice, open_)
         for sequence in open_:
             sequence.asks, sequence.asks_count = choice.drafter, min(choice.count, sequence.offered[choice.drafter])
             sequence.stats.draft_choice = choice.reason
@@ -117,13 +119,17 @@ class Drafting:
         choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
         if choice.count:
             return True
-        self._settle(choice, offers, plain_s, open_)
+        self._length.settle(choice, offers, plain_s, cycles=1 + self._rested)
+        self._rest(choice, open_)
         return False
 
     def note(self, flown: Seq[tuple[Sequence, int, int]], asks_model: bool, seconds: float | None) -> None:
         """See `Chooser.note`."""
-        if self._rested and not any(count for _, count, _ in flown):
-            return
+        if not any(count for _, count, _ in flown):
+            self._plain_cycles += 1
+            # Plain cycles are many and alike: where nobody waits to learn of them, a few tell enough.
+            if self._rested or (self._plain_cycles % REST and all(s.draft_tokens is not None for s, _, _ in flown)):
+                return
         if seconds is not None and self._now is not None:
             self._now.note(max(count for _, count, _ in flown), asks_model, seconds)
         drafted = accepted = 0
@@ -142,9 +148,8 @@ class Drafting:
             found = max(0.0, seconds - self.ladder.draft_s) / tokens
             self._read_s = found if self._read_s is None else 0.5 * (self._read_s + found)
 
-    def _settle(self, choice: Choice, offers: list[Offer], plain_s: float, open_: list[Sequence]) -> None:
-        """The next cycle runs by this choice; where nobody drafts, it is not thought over again in every cycle."""
-        self._length.settle(choice, offers, plain_s, cycles=1 + self._rested)
+    def _rest(self, choice: Choice, open_: list[Sequence]) -> None:
+        """Where nobody drafts, that is not thought over again in every cycle."""
         self._rested = 0
         self._parked_as = None if choice.count else self._matches(open_)
 

@@ -29,6 +29,8 @@ FRESH_SHARE = 0.01
 """The share of an answer's time that reading the prompt for them may cost."""
 HORIZON = 64
 """Tokens over which it has to pay that a draft model reads what it missed."""
+RISK = 2.0
+"""What that counts as, in times of itself: about every second text that is read so turns out not to be worth it."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class DraftLength:
         limit = min(left - 1, MAX_DRAFT_TOKENS)
         for offer in offers:
             tokens = offer.acceptance.tokens()
-            spread = offer.catch_up_s / min(left, HORIZON)
+            spread = RISK * offer.catch_up_s / min(left, HORIZON)
             for count in range(1, min(offer.most, limit) + 1):
                 gain = tokens[count] * plain_s / (offer.cycle_s(count) + spread * tokens[count])
                 same = count == self.last.count and offer.drafter == self.last.drafter

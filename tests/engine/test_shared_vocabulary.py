@@ -95,7 +95,7 @@ def test_greedy_and_seeded_text_is_plain_decodings(engine: Engine, count: int) -
 def test_drawn_text_has_the_targets_own_distribution(engine: Engine, rule: str) -> None:
     """Chi-square over the token that is drafted first, whatever came before it."""
     tokens = engine.pair.tokenizer.encode(PROMPT)
-    draws = 2500
+    draws = 1500
     handles = [
         engine.submit(Request(tokens, SamplingParams(3, 0.7, top_k=6, seed=seed, verification=rule), 2, "model"))
         for seed in range(draws)

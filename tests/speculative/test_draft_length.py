@@ -22,7 +22,7 @@ def known(kept: int, drafted: int = 4) -> Acceptance:
     return acceptance
 
 
-@pytest.mark.parametrize("draft_cost", [0.05, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("draft_cost", [0.05, 0.2])
 @pytest.mark.parametrize("name", ["m3-max", "m4-pro", "m5-max"])
 def test_it_never_loses_and_regrets_little(name: str, draft_cost: float) -> None:
     ladder = ladders(draft_cost)[name]
