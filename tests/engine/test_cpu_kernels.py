@@ -47,7 +47,7 @@ def test_what_cannot_be_had_is_told_or_refused(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("helix_mlx.kernels.cpu_library.nanobind_version", lambda: "0")
     monkeypatch.setattr("helix_mlx.kernels.cpu_build.nanobind_version", lambda: "0")
     told: list[str] = []
-    with load(notice=told.append) as engine:
+    with load(config=EngineConfig(calibrate=False), notice=told.append) as engine:
         assert engine.generate("The sun", max_tokens=4).settings["cpu_kernels"] == "off"
         assert engine.pair.kernels.reason in told[0]
     assert len(told) == 1

@@ -101,7 +101,7 @@ def test_looking_up_needs_no_draft_model_and_says_the_same(pair: Pair, lookahead
     with Engine(pair, EngineConfig(max_context=128, drafter="ngram", lookahead=lookahead)) as engine:
         assert engine.pair.draft is None
         assert engine.has_draft
-        done = engine.generate(prompts, max_tokens=40)
+        done = engine.generate(prompts, max_tokens=40, draft_tokens=3)
         assert [one.tokens for one in done] == expected
         assert sum(one.stats.drafted for one in done) > 0
         assert all(one.stats.draft_passes == 0 for one in done)
