@@ -10,6 +10,8 @@ from helix_mlx.bench.prompts import WORKLOADS, filled
 from helix_mlx.bench.report import table
 from helix_mlx.engine.engine import Engine
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
+from helix_mlx.speculative.acceptance import expected_tokens
+from helix_mlx.speculative.costs import CostLadder
 
 Progress = Callable[[int, int], None]
 
@@ -68,6 +70,44 @@ def measure(
         found.append(Kept(workload, temperature, drafter, cycles, drafted, tuple(positions)))
         progress(number + 1, len(combinations))
     return found
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What drafts of one drafter would gain at a temperature, by a ladder of costs: the best K, 0 where none pays.
+
+    `gains[K]` is how many times plain decoding K drafts are; with n-grams that holds for cycles that find some.
+    """
+
+    temperature: float
+    drafter: str
+    best: int
+    gains: tuple[float, ...]
+
+    @property
+    def told(self) -> str:
+        """In a few words."""
+        if not self.best:
+            return f"temperature {self.temperature:g}, {self.drafter}: no drafts would pay"
+        return (
+            f"temperature {self.temperature:g}, {self.drafter}: {self.best} a cycle would be "
+            f"{self.gains[self.best]:.2f} times plain decoding"
+        )
+
+
+def promises(found: list[Kept], ladder: CostLadder) -> list[Promise]:
+    """What was kept over all workloads, by what cycles cost."""
+    made = []
+    for temperature, drafter in dict.fromkeys((each.temperature, each.drafter) for each in found):
+        part = [each for each in found if (each.temperature, each.drafter) == (temperature, drafter)]
+        positions = tuple(sum(column) for column in zip(*(each.by_position for each in part), strict=True))
+        whole = Kept("all", temperature, drafter, sum(e.cycles for e in part), sum(e.drafted for e in part), positions)
+        chances = (whole.chances or [0.0])[:MAX_DRAFT_TOKENS]
+        tokens = expected_tokens(chances + [chances[-1]] * (MAX_DRAFT_TOKENS - len(chances)))
+        costs = [ladder.cycle_s(count, asks_model=drafter == "model") for count in range(MAX_DRAFT_TOKENS + 1)]
+        gains = tuple(each * costs[0] / cost for each, cost in zip(tokens, costs, strict=True))
+        made.append(Promise(temperature, drafter, max(range(len(gains)), key=lambda count: gains[count]), gains))
+    return made
 
 
 def show(found: list[Kept], line: Callable[[str], None]) -> None:

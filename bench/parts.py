@@ -153,6 +153,9 @@ def run_acceptance(run: Run) -> None:
     prompts, most = run.scope.repeats or (1 if quick else 4), run.scope.max_tokens or (32 if quick else 64)
     found = acceptance.measure(run.ours, temperatures, prompts, most, run.progress)
     acceptance.show(found, run.line)
+    run.line("")
+    for promise in acceptance.promises(found, run.ours.ladder):
+        run.line(promise.told)
     run.receipt.parts["acceptance"] = [each.to_json() for each in found]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,46 @@ def remove_command(ctx: click.Context, /, name: str, yes: bool) -> None:
         with suppress(OSError):
             below.rmdir()
     terminal.line(f"Removed {folder}.")
+
+
+@pairs_command.command("measure")
+@click.argument("name")
+@click.option("--prompts", default=4, show_default=True, type=click.IntRange(1), metavar="N", help="Of each workload.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def measure_command(ctx: click.Context, /, name: str, prompts: int, as_json: bool) -> None:
+    """Measure how many drafts a pair keeps, and what that is worth on this machine.
+
+    A converted pair keeps the figures in its manifest.
+    """
+    terminal = Terminal.of_process(ctx.obj or {}, False)
+    named = named_pair(name)
+    from helix_mlx.bench import acceptance
+    from helix_mlx.engine.engine import load
+    from helix_mlx.kernels.device import chip_name
+
+    bar = ProgressBar(terminal, "Measuring")
+    with load(name, notice=terminal.error_line) as engine:
+        try:
+            found = acceptance.measure(engine, (0.0, 0.7), prompts, 64, bar.update)
+        finally:
+            bar.wipe()
+        promises = acceptance.promises(found, engine.ladder)
+    report = {
+        "chip": chip_name(),
+        "kept": [each.to_json() for each in found],
+        "promises": [asdict(promise) for promise in promises],
+    }
+    if as_json:
+        terminal.line(json.dumps(report))
+    else:
+        acceptance.show(found, terminal.line)
+        terminal.line()
+        for promise in promises:
+            terminal.line(promise.told)
+    if named.converted:
+        folder = _converted(name)
+        replace(read_manifest(folder), acceptance=report).write(folder)
 
 
 def all_pairs(terminal: Terminal) -> list[NamedPair]:

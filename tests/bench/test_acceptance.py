@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from helix_mlx.bench.acceptance import Kept, measure, show
+from helix_mlx.bench.acceptance import Kept, measure, promises, show
 from helix_mlx.engine.engine import Engine
+from helix_mlx.speculative.costs import CostLadder
 from tests.bench.conftest import ACCEPTANCE
 
 
@@ -12,6 +13,19 @@ def test_chances_are_of_those_that_were_reached() -> None:
     assert kept.chances == [0.8, 0.5, 0.0]
     assert kept.tokens_per_cycle == pytest.approx(2.2)
     assert Kept("code", 0.0, "ngram", 0, 0, (0,) * 7).tokens_per_cycle == 1.0
+
+
+def test_what_is_kept_promises_a_draft_length() -> None:
+    ladder = CostLadder((1.0, 1.1, 1.2, 1.3, 1.4, 2.0, 2.2, 2.4), draft_s=0.1)
+    good = Kept("code", 0.0, "model", cycles=100, drafted=700, by_position=(90, 81, 73, 66, 59, 53, 48))
+    bad = Kept("code", 1.0, "model", cycles=100, drafted=700, by_position=(5, 0, 0, 0, 0, 0, 0))
+    never = Kept("code", 1.0, "ngram", cycles=0, drafted=0, by_position=(0,) * 7)
+    first, second, third = promises([good, good, bad, never], ladder)
+    assert first.best == 4
+    assert first.gains[4] == pytest.approx((1 + 0.9 + 0.81 + 0.73 + 0.66) / 1.8)
+    assert "4 a cycle would be 2.28 times" in first.told
+    assert (second.best, third.best) == (0, 0)
+    assert "no drafts would pay" in second.told
 
 
 def test_each_position_is_kept_as_often_as_the_pair_was_made_for(engine: Engine) -> None:
