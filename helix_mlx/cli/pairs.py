@@ -85,9 +85,12 @@ def remove_command(ctx: click.Context, /, name: str, yes: bool) -> None:
 @pairs_command.command("measure")
 @click.argument("name")
 @click.option("--prompts", default=4, show_default=True, type=click.IntRange(1), metavar="N", help="Of each workload.")
+@click.option(
+    "--max-tokens", default=64, show_default=True, type=click.IntRange(2), metavar="N", help="Longest answer."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def measure_command(ctx: click.Context, /, name: str, prompts: int, as_json: bool) -> None:
+def measure_command(ctx: click.Context, /, name: str, prompts: int, max_tokens: int, as_json: bool) -> None:
     """Measure how many drafts a pair keeps, and what that is worth on this machine.
 
     A converted pair keeps the figures in its manifest.
@@ -101,7 +104,7 @@ def measure_command(ctx: click.Context, /, name: str, prompts: int, as_json: boo
     bar = ProgressBar(terminal, "Measuring")
     with load(name, notice=terminal.error_line) as engine:
         try:
-            found = acceptance.measure(engine, (0.0, 0.7), prompts, 64, bar.update)
+            found = acceptance.measure(engine, (0.0, 0.7), prompts, max_tokens, bar.update)
         finally:
             bar.wipe()
         promises = acceptance.promises(found, engine.ladder)
