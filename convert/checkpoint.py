@@ -23,6 +23,8 @@ from helix_mlx.models.tokenizer import one_line
 
 SHARD_BYTES = 5 << 30
 """The most that one file of weights holds, and that memory holds of them, as in mlx-lm."""
+AHEAD = 6
+"""Arrays under way at once: a quantised weight, its scales and its biases, and those of the next one."""
 Progress = Callable[[int, int], None]
 
 
@@ -113,13 +115,16 @@ def _save(model: Any, folder: Path, progress: Progress) -> None:
     for number in range(len(shards)):
         shard, shards[number] = shards[number], {}
         name = "model.safetensors" if len(shards) == 1 else f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        for path, array in shard.items():
-            mx.eval(array)  # one at a time: what it was made of is freed before the next one is read
+        arrays = list(shard.values())
+        for place, path in enumerate(shard):
+            # One after the other, so that what it was made of is freed; meanwhile the next ones are read.
+            mx.async_eval(arrays[place : place + AHEAD])
+            mx.eval(arrays[place])
             index[path] = name
             done += 1
             progress(done, count)
         mx.save_safetensors(str(folder / name), shard, metadata={"format": "mlx"})
-        del shard
+        del shard, arrays
         mx.clear_cache()
     data = {
         "metadata": {"total_size": total_bytes, "total_parameters": parameters},
