@@ -18,6 +18,7 @@ from mlx_lm.convert import mixed_quant_predicate_builder
 
 from helix_mlx.convert.quantization import OTHER_FILES, TOKENIZER_FILES
 from helix_mlx.convert.recipe import Recipe, dtype_of
+from helix_mlx.convert.source import Line, check_room
 from helix_mlx.errors import HelixError, ModelError
 from helix_mlx.models.tokenizer import one_line
 
@@ -29,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 
 def convert_checkpoint(
-    source: Path, destination: Path, recipe: Recipe, *, trust_remote_code: bool, progress: Progress
+    source: Path, destination: Path, recipe: Recipe, *, trust_remote_code: bool, line: Line, progress: Progress
 ) -> dict[str, Any] | None:
     """Write a model into a new folder, with mlx-lm's own classes, names and numbers.
 
@@ -39,17 +40,18 @@ def convert_checkpoint(
         recipe: what is done to the weights. Those of a model that is quantised already are taken as they are, unless
             it says `again`.
         trust_remote_code: run a model's own code.
+        line: is told where the recipe is not followed, as the weights are quantised already.
         progress: is told arrays done and in all.
 
     Returns:
         The quantisation as its config.json has it; None where there is none.
 
     Raises:
-        HelixError: the weights are damaged or do not fit the model or the recipe, or the disk is full.
+        HelixError: the weights are damaged or do not fit the model or the recipe, or the disk has no room for them.
     """
     destination.mkdir(parents=True)
     try:
-        model, config = _prepared(source, recipe, trust_remote_code)
+        model, config = _prepared(source, recipe, trust_remote_code, line)
         _save(model, destination, progress)
     except OSError as error:
         raise _unwritten(destination, error) from error
@@ -67,12 +69,14 @@ def convert_checkpoint(
     return None if found is None else {key: found[key] for key in ("group_size", "bits", "mode") if key in found}
 
 
-def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool) -> tuple[Any, dict[str, Any]]:
+def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool, line: Line) -> tuple[Any, dict[str, Any]]:
     """The model with its weights still to be computed, and its configuration; nothing is in memory yet."""
     model: Any
     model, config = utils.load_model(source, lazy=True, trust_remote_code=trust_remote_code)
-    quantised = bool(config.get("quantization"))
+    quantised = config.get("quantization")
     if quantised and not recipe.again and recipe.mode != "float":
+        how = f"bits {quantised['bits']}, mode {quantised.get('mode', 'affine')}"
+        line(f"{source} is quantised already ({how}) and taken as it is; --requantize quantises it again.")
         return model, config
     if quantised:
         config.pop("quantization", None)
@@ -108,6 +112,7 @@ def _save(model: Any, folder: Path, progress: Progress) -> None:
     weights = dict(_arrays(model))
     total_bytes, count = sum(array.nbytes for array in weights.values()), len(weights)
     parameters = utils.get_total_parameters(model)
+    check_room(folder, total_bytes, "the converted model")
     shards = _shards(weights)
     model.update(tree_map(lambda _: mx.array([]), model.parameters()))
     weights.clear()

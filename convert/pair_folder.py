@@ -68,14 +68,17 @@ def convert_pair(wanted: Wanted, line: Line, progress: Progress) -> Manifest:
     beside, keep = wanted.out.with_name(f".{wanted.out.name}.part"), False
     try:
         beside.mkdir(parents=True, exist_ok=True)
-        expected = sum(_expected_bytes(source, recipes[role]) for role, source in found.items())
+        left = [role for role in found if not (beside / f"{role}-{DONE}").exists()]
+        expected = sum(_expected_bytes(found[role], recipes[role]) for role in left)
         check_room(beside, expected, "the converted pair")
         models = tuple(
-            _converted(beside, role, source, recipes[role], wanted, progress) for role, source in found.items()
+            _converted(beside / role, source, recipes[role], wanted, line, progress) for role, source in found.items()
         )
-        for role in found:
-            (beside / f"{role}-{DONE}").unlink()
-        files = hashed_files(beside, lambda done, total: progress("hashing", done, total))
+        hashed = hashed_files(beside, lambda done, total: progress("hashing", done, total))
+        notes = [f"{role}-{DONE}" for role in found]
+        files = {path: each for path, each in hashed.items() if path not in notes}
+        for note in notes:
+            (beside / note).unlink()
         manifest = Manifest(models, files, __version__, vocabulary)
         manifest.write(beside)
         os.rename(beside, wanted.out)
@@ -125,15 +128,16 @@ def _vocabulary(found: dict[str, Source]) -> dict[str, Any] | None:
 
 
 def _expected_bytes(source: Source, recipe: Recipe) -> int:
-    """A bound on what the converted weights take; a checkpoint has two bytes a weight at least, or is quantised."""
+    """About what the converted weights take, told before the work; `convert_checkpoint` knows it to the byte."""
     return int(min(1.0, recipe.bytes_per_weight / 2 + 0.1) * source.weight_bytes)
 
 
 def _converted(
-    beside: Path, role: str, source: Source, recipe: Recipe, wanted: Wanted, progress: Progress
+    folder: Path, source: Source, recipe: Recipe, wanted: Wanted, line: Line, progress: Progress
 ) -> ConvertedModel:
-    """Convert a model into its folder, or find it there whole from a try before."""
-    folder, note = beside / role, beside / f"{role}-{DONE}"
+    """Convert a model into its folder, which has its role's name, or find it there whole from a try before."""
+    role = folder.name
+    note = folder.with_name(f"{role}-{DONE}")
     made_of = {
         "source": str(source.folder),
         "revision": source.revision,
@@ -150,7 +154,7 @@ def _converted(
     else:
         shutil.rmtree(folder, ignore_errors=True)
         quantization = convert_checkpoint(
-            source.folder, folder, recipe, trust_remote_code=wanted.trust_remote_code,
+            source.folder, folder, recipe, trust_remote_code=wanted.trust_remote_code, line=line,
             progress=lambda done, total: progress(f"converting the {role}", done, total),
         )  # fmt: skip
         note.write_text(json.dumps({"made_of": made_of, "quantization": quantization}), encoding="utf-8")

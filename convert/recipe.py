@@ -45,6 +45,8 @@ class Recipe:
     again: bool = False
 
     def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise SettingsError(f"dtype is {self.dtype}, but has to be one of {', '.join(DTYPES)}")
         if self.mode == "float":
             if (self.bits, self.group_size, self.mixed) != (None, None, None):
                 raise SettingsError("mode float quantises nothing; leave --bits, --group-size and --recipe out")
@@ -61,8 +63,6 @@ class Recipe:
                 raise SettingsError(f"recipe is {self.mixed}, but has to be one of {', '.join(MIXED)}")
             if self.mode != "affine" or self.bits is not None:
                 raise SettingsError("a recipe chooses the bits itself, in mode affine; leave --bits and --mode out")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise SettingsError(f"dtype is {self.dtype}, but has to be one of {', '.join(DTYPES)}")
 
     @property
     def settings(self) -> dict[str, Any]:

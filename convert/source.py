@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import RepoSibling
 
 from helix_mlx.errors import ModelError, SettingsError
 from helix_mlx.models.hub import hub_errors
@@ -73,17 +76,17 @@ def find_source(
 def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Line, endpoint: str | None) -> Source:
     with hub_errors(name):
         info = HfApi(endpoint=endpoint).model_info(name, revision=revision, files_metadata=True)
-    siblings = info.siblings or []
-    names = [each.rfilename for each in siblings]
+    names = [each.rfilename for each in info.siblings or []]
+    patterns = [*PATTERNS, *(["*.py"] if trust_remote_code else [])]
+    siblings = [each for each in info.siblings or [] if any(fnmatch(each.rfilename, one) for one in patterns)]
     # Before anything is fetched: what would be refused afterwards, and what has no room.
-    if not any(each.endswith(".safetensors") for each in names):
+    if not any(each.rfilename.endswith(".safetensors") for each in siblings):
         raise _no_weights(name, names)
     if not trust_remote_code and (code := [each for each in names if each.endswith(".py")]):
         line(f"{name} brings code ({', '.join(code[:3])}), which is left alone; --trust-remote-code runs it.")
-    size = sum(each.size or 0 for each in siblings if each.rfilename.endswith((".safetensors", ".json")))
-    _check_room(Path.home(), size, f"fetching {name}")
+    check_room(Path(constants.HF_HUB_CACHE), _missing_bytes(name, siblings), f"fetching the rest of {name}")
+    size = sum(each.size or 0 for each in siblings)
     line(f"Fetching {name} at {str(info.sha)[:12]}, {size / 1e9:.2f} GB; what is here already is kept.")
-    patterns = [*PATTERNS, *(["*.py"] if trust_remote_code else [])]
     with hub_errors(name):
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns, endpoint=endpoint))
     for each in siblings:
@@ -96,17 +99,21 @@ def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Lin
     return Source(name, folder, info.sha)
 
 
+def _missing_bytes(name: str, siblings: Sequence[RepoSibling]) -> int:
+    """Bytes of a repository's files that the hub's cache does not hold yet, of whichever revision."""
+    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
+    missing = (each for each in siblings if each.lfs is None or not (blobs / each.lfs.sha256).is_file())
+    return sum(each.size or 0 for each in missing)
+
+
 def check_room(folder: Path, size: int, what: str) -> None:
-    """See that a disk has room.
+    """See that the disk of a folder, which need not exist yet, has room.
 
     Raises:
         ModelError: it has not; the message has the numbers.
     """
-    _check_room(folder, size, what)
-
-
-def _check_room(folder: Path, size: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(there).free
     if size > free:
         raise ModelError(f"{what} takes {size / 1e9:.2f} GB and the disk of {folder} has {free / 1e9:.2f} GB free")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helix_mlx.kernels.cpu_kernels import NO_KERNELS
 from helix_mlx.models.manifest import read_manifest
 from tests.cli.conftest import Run
 from tests.convert.checkpoints import write_checkpoint
@@ -41,7 +42,10 @@ def test_what_was_made_is_listed_checked_and_removed(run: Run, made: Path) -> No
     assert "\nmine " not in run("pairs").stdout
 
 
-def test_a_pair_is_measured_and_keeps_the_figures(run: Run, made: Path) -> None:
+def test_a_pair_is_measured_and_keeps_the_figures(run: Run, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helix_mlx.bench.acceptance.WORKLOADS", ("chat",))
+    # The kernels lie in the home that was left, and would be compiled anew.
+    monkeypatch.setattr("helix_mlx.engine.engine.choose_kernels", lambda *_: NO_KERNELS)
     result = run("pairs", "measure", "mine", "--prompts", "1", "--max-tokens", "8", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)

@@ -25,7 +25,9 @@ FAMILIES = (
 
 
 def convert(source: Path, destination: Path, recipe: Recipe) -> Any:
-    return convert_checkpoint(source, destination, recipe, trust_remote_code=False, progress=lambda *_: None)
+    return convert_checkpoint(
+        source, destination, recipe, trust_remote_code=False, line=lambda _: None, progress=lambda *_: None
+    )
 
 
 def logits(folder: Path) -> mx.array:
@@ -170,6 +172,18 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(mx, "save_safetensors", full)
     with pytest.raises(ModelError, match=r"disk of .* is full"):
         convert(source, tmp_path / "out", Recipe(group_size=32))
+
+
+def test_room_is_known_to_the_byte_before_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rough bound before goes by the source's bytes, which says little where those are quantised."""
+    source = write_checkpoint(tmp_path / "source")
+    convert(source, tmp_path / "four", Recipe(group_size=32))
+    free = (tmp_path / "four" / "model.safetensors").stat().st_size * 2
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free})())
+    convert(tmp_path / "four", tmp_path / "as it is", Recipe())
+    with pytest.raises(ModelError, match="GB free"):
+        convert(tmp_path / "four", tmp_path / "float", Recipe(mode="float"))
+    assert not list((tmp_path / "float").iterdir())
 
 
 def test_tokenizer_files_are_copied_byte_for_byte(tmp_path: Path) -> None:

@@ -157,6 +157,37 @@ def test_a_name_with_tricks_is_refused(name: str, tmp_path: Path) -> None:
         out_folder(name, tmp_path)
 
 
+def test_a_try_that_goes_on_needs_room_for_the_rest_alone(
+    sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pair_folder, "hashed_files", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(wanted(sources, tmp_path / "pair"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+    made = convert(wanted(sources, tmp_path / "pair"))
+    assert made.draft is not None
+    assert all(path.startswith(("target/", "draft/")) for path in made.files)
+    assert sorted(each.name for each in (tmp_path / "pair").iterdir()) == ["draft", "helix.json", "target"]
+
+
+def test_what_is_quantised_already_is_told_to_be_taken_as_it_is(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    told: list[str] = []
+    convert(wanted(sources, tmp_path / "pair"))
+    four = (tmp_path / "pair" / "target", tmp_path / "pair" / "draft")
+    again = Recipe(bits=8, group_size=32, again=True)
+    changes = {"recipe": Recipe(bits=8, group_size=32), "draft_recipe": again}
+    made = convert_pair(wanted(four, tmp_path / "other", **changes), told.append, lambda *_: None)
+    assert len(told) == 1
+    assert f"{four[0]} is quantised already" in told[0]
+    assert "bits 4" in told[0]
+    assert "--requantize" in told[0]
+    assert [model.quantization["bits"] for model in made.models if model.quantization] == [4, 8]
+
+
 def test_a_name_lies_among_the_pairs_and_a_path_where_it_says(tmp_path: Path) -> None:
     assert out_folder("qwen3-8b.q4", tmp_path) == tmp_path / "qwen3-8b.q4"
     assert out_folder("./here", tmp_path) == Path("here")

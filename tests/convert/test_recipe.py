@@ -19,6 +19,7 @@ from helix_mlx.errors import SettingsError
         ({"mixed": "mixed_1_2"}, "recipe is mixed_1_2"),
         ({"mixed": "mixed_4_6", "bits": 4}, "chooses the bits itself"),
         ({"dtype": "int8"}, "dtype is int8"),
+        ({"mode": "float", "dtype": "int8"}, "dtype is int8"),
     ],
 )
 def test_what_does_not_go_together_is_told(settings: dict[str, Any], told: str) -> None:

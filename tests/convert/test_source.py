@@ -79,11 +79,39 @@ def test_no_network_is_told(hub: Hub) -> None:
         find(hub, endpoint="http://127.0.0.1:9")
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
+def room(monkeypatch: pytest.MonkeyPatch, free: int) -> list[Path]:
+    """Disks that have so much free; the folders that are asked about."""
+    asked: list[Path] = []
+
+    def usage(folder: Path) -> Any:
+        asked.append(folder)
+        return type("Usage", (), {"free": free})()
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    return asked
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = room(monkeypatch, 10)
     with pytest.raises(ModelError, match="GB free"):
         find(hub)
     assert not [path for _, path, _ in hub.asked if "resolve" in path]
+    # The disk of the hub's cache, which need not be the home's, and may not be there yet.
+    assert asked
+    assert all(folder.is_dir() and folder.is_relative_to(tmp_path) for folder in asked)
+
+
+def test_only_what_will_be_fetched_needs_room(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    (hub.folder / "consolidated.safetensors").write_bytes(bytes(10_000_000))
+    with monkeypatch.context() as patched:
+        room(patched, 5_000_000)
+        found = find(hub)
+    assert not (found.folder / "consolidated.safetensors").exists()
+    room(monkeypatch, 50_000)  # less than its weights, which are here by now
+    assert found.weight_bytes > 50_000
+    assert find(hub).folder == found.folder
 
 
 def test_pickled_weights_are_refused_unfetched(hub: Hub) -> None:
