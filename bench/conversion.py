@@ -24,21 +24,10 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
+from helix_mlx.bench.kernels import TINYLLAMA
 from helix_mlx.bench.report import Asked, show_all, table, write_json
 
-SHAPE: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 2048,
-    "num_hidden_layers": 22,
-    "intermediate_size": 5632,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 32000,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
+SHAPE: dict[str, Any] = {**TINYLLAMA, "torch_dtype": "bfloat16"}
 SHARDS = 4
 ROOM = 4 << 30
 _BEFORE = """
