@@ -25,8 +25,9 @@ from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
 from helix_mlx.bench.report import Asked, show_all
+from helix_mlx.kernels.cpu_layers import replace_layers
 from helix_mlx.kernels.cpu_library import CpuLibrary, load_library
-from helix_mlx.kernels.quantized_matmul import quantized_matmul, replace_layers
+from helix_mlx.kernels.quantized_matmul import quantized_matmul
 
 INPUTS, OUTPUTS, GROUP_SIZE, BITS = 2048, 5632, 64, 4
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8)

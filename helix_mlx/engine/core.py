@@ -138,7 +138,8 @@ class Core:
             f"{model.source} {model.nbytes} {model.config.get('quantization')}" if model else ""
             for model in (pair.target, pair.draft)
         )
-        kernels = json.dumps(pair.kernels.settings(), sort_keys=True)
+        library = pair.kernels.library
+        kernels = json.dumps(pair.kernels.settings() | {"library": library and library.path.name}, sort_keys=True)
         return LadderKey(chip_name(), metadata.version("mlx"), target, draft, kernels, CALIBRATED_CONTEXT)
 
     def close(self) -> None:

@@ -98,7 +98,7 @@ def cache_folder(what: str = "cpu-kernels") -> Path:
 
 
 def _tried(path: Path, stamp: Stamp) -> CpuLibrary:
-    """Load a library and let it do one tiny product.
+    """Load a library and let it do each of its small operations once.
 
     Raises:
         LibraryError: it does not load, or does not agree with MLX.
@@ -123,23 +123,34 @@ def _imported(path: Path) -> Any:
 
 
 def smoke_test(module: Any, stamp: Stamp) -> None:
-    """See that a library's product is MLX's own.
+    """See that a library's product, norm and rotation are MLX's own.
 
     Raises:
-        LibraryError: it is not, or MLX's arrays mean nothing to the library.
+        LibraryError: one is not, or MLX's arrays mean nothing to the library.
     """
     with mx.stream(mx.cpu):
         x = mx.arange(64, dtype=mx.float32).reshape(1, 64) / 64
+        weight, frequencies = mx.arange(64, dtype=mx.float32) / 32, 0.5 ** mx.arange(32, dtype=mx.float32)
         codes, scales, biases = mx.quantize(mx.arange(512, dtype=mx.float32).reshape(8, 64) % 13, 64, 4)
-        expected = mx.quantized_matmul(x, codes, scales, biases, group_size=64, bits=4)
-        try:
-            found = module.quantized_matmul(x, codes, scales, biases, 64, 4)
-            agrees = mx.allclose(found, expected, rtol=1e-4, atol=1e-4).item()
-        except (TypeError, AttributeError) as error:
-            raise LibraryError(
-                f"nanobind {stamp.nanobind} does not fit mlx {stamp.mlx}; run: pip install 'helix-mlx[cpu]'"
-            ) from error
-        except (RuntimeError, ValueError) as error:
-            raise LibraryError(f"the compiled library fails: {' '.join(str(error).split())[:200]}") from error
-    if not agrees:
-        raise LibraryError("the compiled library's first product is not MLX's; please report this")
+        heads, periods = x[None, None], 1 / frequencies
+        expected = {
+            "quantized_matmul": mx.quantized_matmul(x, codes, scales, biases, group_size=64, bits=4),
+            "rms_norm": mx.fast.rms_norm(x, weight, 1e-5),
+            "rope": mx.fast.rope(heads, 64, traditional=False, base=None, scale=1.0, offset=9, freqs=periods),
+        }
+        operands = {
+            "quantized_matmul": (x, codes, scales, biases, 64, 4),
+            "rms_norm": (x, weight, 1e-5),
+            "rope": (heads, 9, frequencies, False, 1.0),
+        }
+        for name, ours in operands.items():
+            try:
+                agrees = mx.allclose(getattr(module, name)(*ours), expected[name], rtol=1e-4, atol=1e-4).item()
+            except (TypeError, AttributeError) as error:
+                raise LibraryError(
+                    f"nanobind {stamp.nanobind} does not fit mlx {stamp.mlx}; run: pip install 'helix-mlx[cpu]'"
+                ) from error
+            except (RuntimeError, ValueError) as error:
+                raise LibraryError(f"the compiled library fails: {' '.join(str(error).split())[:200]}") from error
+            if not agrees:
+                raise LibraryError(f"the compiled library's {name} is not MLX's; please report this")

@@ -7,7 +7,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.base import Module
-from mlx.utils import tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
 from helix_mlx.kernels.cpu_library import CpuLibrary
@@ -49,38 +48,21 @@ def quantized_matmul(
     return library.module.quantized_matmul(x, weight, scales, biases, group_size, bits)
 
 
-def replace_layers(model: Module, library: CpuLibrary) -> int:
-    """Let our kernels do a model's products with quantised weights, where they know how.
+class _Served:
+    """A layer that our kernels can serve: affine, of 4 or 8 bits, with groups that they know."""
 
-    Linear layers, embeddings and mixtures of experts of 4 or 8 bits are replaced in the model's module tree by layers
-    of the same parameters, whose scales and biases become float32; others stay as they are.
-
-    Returns:
-        How many layers our kernels serve.
-    """
-    made: dict[int, Module] = {}
-    modules = []
-    for path, layer in model.named_modules():
-        kind = _FAST.get(type(layer))
-        if kind is None or not _is_known(layer):
-            continue
-        if id(layer) not in made:  # layers may be shared
-            made[id(layer)] = kind(layer, library)
-        modules.append((path, made[id(layer)]))
-    model.update_modules(tree_unflatten(modules))
-    return len(made)
-
-
-def _is_known(layer: Any) -> bool:
-    operands = [layer.get(name) for name in ("weight", "scales", "biases")]
-    return (
-        layer.mode == "affine"
-        and layer.bits in BITS
-        and layer.group_size in GROUP_SIZES
-        and all(array is not None for array in operands)
-        and operands[0].dtype == mx.uint32
-        and operands[1].dtype in _FLOATS
-    )
+    @staticmethod
+    def serves(layer: Any) -> bool:
+        """Whether our kernels serve this layer."""
+        operands = [layer.get(name) for name in ("weight", "scales", "biases")]
+        return (
+            layer.mode == "affine"
+            and layer.bits in BITS
+            and layer.group_size in GROUP_SIZES
+            and all(array is not None for array in operands)
+            and operands[0].dtype == mx.uint32
+            and operands[1].dtype in _FLOATS
+        )
 
 
 def _take_over(new: Any, layer: Module, library: CpuLibrary) -> None:
@@ -101,7 +83,7 @@ def _widened(x: mx.array, dtype: mx.Dtype) -> mx.array:
     return x if x.dtype == dtype else x.astype(mx.result_type(x.dtype, dtype))
 
 
-class FastQuantizedLinear(nn.QuantizedLinear):
+class FastQuantizedLinear(_Served, nn.QuantizedLinear):
     """A quantised linear layer by our kernels.
 
     Args:
@@ -121,7 +103,7 @@ class FastQuantizedLinear(nn.QuantizedLinear):
         return y + self["bias"] if "bias" in self else y
 
 
-class FastQuantizedEmbedding(nn.QuantizedEmbedding):
+class FastQuantizedEmbedding(_Served, nn.QuantizedEmbedding):
     """A quantised embedding whose use as an output head is by our kernels.
 
     Args:
@@ -143,7 +125,7 @@ class FastQuantizedEmbedding(nn.QuantizedEmbedding):
         )
 
 
-class FastQuantizedSwitchLinear(QuantizedSwitchLinear):
+class FastQuantizedSwitchLinear(_Served, QuantizedSwitchLinear):
     """The quantised linear layers of a mixture's experts by our kernels.
 
     Args:
@@ -161,10 +143,3 @@ class FastQuantizedSwitchLinear(QuantizedSwitchLinear):
             x, self["weight"], self["scales"], self["biases"], indices, self.group_size, self.bits
         )
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y
-
-
-_FAST: dict[type[Module], Any] = {
-    nn.QuantizedLinear: FastQuantizedLinear,
-    nn.QuantizedEmbedding: FastQuantizedEmbedding,
-    QuantizedSwitchLinear: FastQuantizedSwitchLinear,
-}

@@ -8,7 +8,7 @@ from mlx.nn.layers.base import Module
 
 from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
-from helix_mlx.kernels.quantized_matmul import replace_layers
+from helix_mlx.kernels.cpu_layers import replace_layers
 from helix_mlx.models.loader import LoadedModel, load
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
 from helix_mlx.models.shared_vocabulary import SharedVocabulary

@@ -17,8 +17,7 @@
 using namespace helix;
 
 void sanitize_attention();  // in sanitize_attention.cpp
-
-void sanitize_attention();  // sanitize_attention.cpp
+void sanitize_rows();       // in sanitize_rows.cpp
 
 namespace {
 
@@ -128,6 +127,7 @@ int main(int count, char**) {
   all_kinds();
   many_callers();
   sanitize_attention();
+  sanitize_rows();
   if (count == 1) forked_child();  // any argument leaves it out: ThreadSanitizer allows no threads in a child
   std::puts("clean");
 }

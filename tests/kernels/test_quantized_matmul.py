@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
 from helix_mlx.kernels.cpu_build import FORMS
+from helix_mlx.kernels.cpu_layers import replace_layers
 from helix_mlx.kernels.cpu_library import CpuLibrary
 from helix_mlx.kernels.quantized_matmul import (
     BITS,
@@ -23,7 +24,6 @@ from helix_mlx.kernels.quantized_matmul import (
     FastQuantizedLinear,
     FastQuantizedSwitchLinear,
     quantized_matmul,
-    replace_layers,
 )
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)

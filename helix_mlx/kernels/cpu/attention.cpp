@@ -16,6 +16,7 @@
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
+#include "operands.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -25,13 +26,6 @@ namespace helix {
 namespace {
 
 constexpr int kNoWindow = std::numeric_limits<int>::max();
-
-Scalar scalar_of(mx::Dtype type) {
-  if (type == mx::float16) return Scalar::float16;
-  if (type == mx::bfloat16) return Scalar::bfloat16;
-  if (type == mx::float32) return Scalar::float32;
-  throw std::invalid_argument("the queries are neither float32, float16 nor bfloat16");
-}
 
 Strided strided(const mx::array& a) {
   return {a.data<void>(), {a.strides(0), a.strides(1), a.strides(2), a.strides(3)}};
@@ -94,7 +88,7 @@ class PagedAttention : public mx::UnaryPrimitive {
     job.lengths = in[7].data<int32_t>();
     job.sinks = in.size() > 8 ? in[8].data<float>() : nullptr;
     job.out = out;
-    job.type = scalar_of(queries.dtype());
+    job.type = scalar_of(queries);
     job.batch = queries.shape(0);
     job.kv_heads = pages.shape(2);
     job.group = queries.shape(1) / job.kv_heads;
@@ -113,14 +107,10 @@ class PagedAttention : public mx::UnaryPrimitive {
   int window_;
 };
 
-void check(bool right, const char* message) {
-  if (!right) throw std::invalid_argument(message);
-}
-
 using Pair = std::pair<mx::array, mx::array>;
 
 void check_shapes(const mx::array& queries, const Pair& pages, const Pair& tail) {
-  scalar_of(queries.dtype());
+  scalar_of(queries);
   check(queries.ndim() == 4, "the queries have to be [batch, heads, rows, dim]");
   for (const Pair* pair : {&pages, &tail}) {
     const mx::array &keys = pair->first, &values = pair->second;

@@ -12,14 +12,16 @@
 #include "isa.h"
 #include "mlx/allocator.h"
 #include "mlx/array.h"
-#include "mlx/backend/common/utils.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "mlx/version.h"
+#include "operands.h"
 #include "pool.h"
 #include "qmm.h"
+#include "rms_norm.h"
+#include "rope.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -27,23 +29,6 @@ using namespace nb::literals;
 
 namespace helix {
 namespace {
-
-Scalar scalar_of(mx::Dtype type) {
-  if (type == mx::float16) return Scalar::float16;
-  if (type == mx::bfloat16) return Scalar::bfloat16;
-  if (type == mx::float32) return Scalar::float32;
-  throw std::invalid_argument("x is neither float32, float16 nor bfloat16");
-}
-
-// Where each row of x starts, if it is not the place it has in a dense array.
-std::vector<int64_t> row_starts(const mx::array& x) {
-  if (x.flags().row_contiguous) return {};
-  mx::Shape shape(x.shape().begin(), x.shape().end() - 1);
-  mx::Strides strides(x.strides().begin(), x.strides().end() - 1);
-  std::vector<int64_t> starts(x.size() / x.shape(-1));
-  for (size_t i = 0; i < starts.size(); i++) starts[i] = mx::elem_to_loc(static_cast<int64_t>(i), shape, strides);
-  return starts;
-}
 
 // Inputs: x [..., K], codes, scales, biases, and for expert matrices the index of each row's matrix.
 class QuantizedMatmul : public mx::UnaryPrimitive {
@@ -60,7 +45,7 @@ class QuantizedMatmul : public mx::UnaryPrimitive {
         inputs[1].data<uint32_t>(), inputs[2].data<float>(), inputs[3].data<float>(), inputs[1].shape(-2), x.shape(-1),
         group_, bits_};
     const Rows rows{
-        x.data<void>(), out.data<void>(), scalar_of(x.dtype()), static_cast<int64_t>(x.size() / x.shape(-1)), nullptr,
+        x.data<void>(), out.data<void>(), scalar_of(x), static_cast<int64_t>(x.size() / x.shape(-1)), nullptr,
         x.strides(-1), inputs.size() > 4 ? inputs[4].data<uint32_t>() : nullptr};
     encoder.dispatch([weights, rows, starts = row_starts(x)]() mutable {
       Rows placed = rows;
@@ -92,7 +77,7 @@ class QuantizedMatmul : public mx::UnaryPrimitive {
 
 void check_weights(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
                    int group, int bits) {
-  scalar_of(x.dtype());
+  scalar_of(x);
   if ((bits != 4 && bits != 8) || (group != 32 && group != 64 && group != 128))
     throw std::invalid_argument("the codes have to be of 4 or 8 bits, in groups of 32, 64 or 128");
   if (codes.dtype() != mx::uint32 || scales.dtype() != mx::float32 || biases.dtype() != mx::float32)
@@ -103,11 +88,6 @@ void check_weights(const mx::array& x, const mx::array& codes, const mx::array& 
   if (inputs % group || int64_t{codes.shape(-1)} * 32 != inputs * bits || int64_t{scales.shape(-1)} * group != inputs ||
       scales.shape(-2) != codes.shape(-2))
     throw std::invalid_argument("x, codes, scales and biases differ in their sizes");
-}
-
-mx::array dense(const mx::array& a, mx::Stream stream) {
-  const bool known = a.is_available() && a.flags().row_contiguous;
-  return known ? a : mx::contiguous(a, false, stream);
 }
 
 mx::array product(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
@@ -157,4 +137,6 @@ NB_MODULE(helix_cpu, module) {
       "gather_qmm", &helix::gathered_product, "x"_a, "codes"_a, "scales"_a, "biases"_a, "experts"_a, "group_size"_a,
       "bits"_a);
   helix::bind_attention(module);
+  helix::bind_rms_norm(module);
+  helix::bind_rope(module);
 }
