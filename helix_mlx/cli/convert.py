@@ -8,16 +8,19 @@ from typing import Any
 
 import click
 
-from helix_mlx.cli.pairs import human_bytes
-from helix_mlx.cli.progress import ProgressBar
+from helix_mlx.cli.distill import distill_command
+from helix_mlx.cli.pairs import human_bytes, measure_pair
+from helix_mlx.cli.progress import ProgressBars
 from helix_mlx.cli.terminal import BOLD, DIM, Terminal
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import pairs_folder
 
+PROMPTS, MAX_TOKENS = 2, 64
+"""What a new pair is measured with: prompts of each workload, and the longest answer."""
 BITS = ("2", "3", "4", "5", "6", "8")
 
 
-@click.command("convert", short_help="Make a pair of two checkpoints.")
+@click.group("convert", invoke_without_command=True, short_help="Make a pair of two checkpoints.")
 @click.option("--target", metavar="PATH|REPO", help="The large model.")
 @click.option("--draft", metavar="PATH|REPO", help="The small one, of the same vocabulary; may be left out.")
 @click.option("--out", metavar="NAME|DIR", help="A name for `--pair`, or a folder; it does not exist yet.")
@@ -32,6 +35,8 @@ BITS = ("2", "3", "4", "5", "6", "8")
 @click.option("--requantize", is_flag=True, help="Quantise again what is quantised; else it is taken as it is.")
 @click.option("--revision", metavar="REV", help="Of the target's repository.")
 @click.option("--draft-revision", metavar="REV", help="Of the draft's repository.")
+@click.option("--no-measure", is_flag=True, help="Do not measure how many drafts the target keeps.")
+@click.option("--suggest-draft", metavar="PATH|REPO", help="Only list the drafts that fit this target.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that a model brings along.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
 @click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set.")
@@ -41,7 +46,12 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
 
     An interrupted conversion goes on where it was when the same command runs again.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
+    if options["suggest_draft"] is not None:
+        _suggest(terminal, options["suggest_draft"], options["as_json"])
+        return
     if options["target"] is None or options["out"] is None:
         raise SettingsError("convert needs --target and --out; see helix-mlx convert --help")
     # Imported here, so that mistakes in the options are told before MLX is loaded.
@@ -57,22 +67,13 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
         options["target"], options["draft"], out, recipe, draft_recipe, options["revision"],
         options["draft_revision"], options["trust_remote_code"], (ctx.obj or {}).get("HF_ENDPOINT"),
     )  # fmt: skip
-    bars: dict[str, ProgressBar] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            for bar in bars.values():
-                bar.wipe()
-            bars[what] = ProgressBar(terminal, what.capitalize())
-        bars[what].update(done, total)
-
-    try:
-        manifest = convert_pair(wanted, terminal.error_line, progress)
-    finally:
-        for bar in bars.values():
-            bar.wipe()
+    with ProgressBars(terminal) as bars:
+        manifest = convert_pair(wanted, bars.line, bars.update)
+    measures = manifest.draft is not None and not options["no_measure"]
     if options["as_json"]:
-        terminal.line(json.dumps({"folder": str(out), **asdict(manifest)}, ensure_ascii=False))
+        report = measure_pair(terminal, str(out), PROMPTS, MAX_TOKENS, tells=False) if measures else None
+        data = {"folder": str(out), **asdict(manifest), "acceptance": report}
+        terminal.line(json.dumps(data, ensure_ascii=False))
         return
     terminal.line(terminal.paint(str(out), BOLD))
     for model in manifest.models:
@@ -80,7 +81,33 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
         if model.quantization is not None:
             how = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in model.quantization.items())
         terminal.line(terminal.paint(f"  {model.role}: {model.source}, {human_bytes(model.bytes)}, {how}", DIM))
+    if measures:
+        measure_pair(terminal, str(out), PROMPTS, MAX_TOKENS, tells=True)
     terminal.line(f"Now: helix-mlx chat --pair {options['out']}")
+
+
+convert_command.add_command(distill_command)
+
+
+def _suggest(terminal: Terminal, target: str, as_json: bool) -> None:
+    """Print the drafts that fit a target, the most promising first."""
+    from helix_mlx.convert.suggestion import suggest_drafts
+
+    found = suggest_drafts(target, terminal.error_line)
+    if as_json:
+        terminal.line(json.dumps([asdict(each) for each in found]))
+        return
+    rows = [("DRAFT", "SIZE", "OF TARGET", "VOCABULARY", "TOKENS A CYCLE", "HERE")]
+    for each in found:
+        fits = each.vocabulary if each.vocabulary != "shared" else f"{each.shared:.0%} shared"
+        size = "-" if each.size is None else f"{each.size:.0%}"
+        kept = "-" if each.tokens_per_cycle is None else f"{each.tokens_per_cycle:.2f}"
+        rows.append((each.draft, human_bytes(each.bytes), size, fits, kept, "yes" if each.here else "no"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        terminal.line(text, *((DIM,) if not number else ()))
+    terminal.line(f"\nNow: helix-mlx convert --target {target} --draft {found[0].draft} --out NAME")
 
 
 def _recipes(options: dict[str, Any]) -> tuple[Any, Any]:

@@ -96,6 +96,24 @@ def measure_command(ctx: click.Context, /, name: str, prompts: int, max_tokens: 
     A converted pair keeps the figures in its manifest.
     """
     terminal = Terminal.of_process(ctx.obj or {}, False)
+    report = measure_pair(terminal, name, prompts, max_tokens, tells=not as_json)
+    if as_json:
+        terminal.line(json.dumps(report))
+
+
+def measure_pair(terminal: Terminal, name: str, prompts: int, max_tokens: int, *, tells: bool) -> dict[str, Any]:
+    """Measure a pair, and keep what was found where the pair is a converted one.
+
+    Args:
+        terminal: where progress is drawn, and what was found is printed.
+        name: of the pair, or its folder.
+        prompts: of each workload.
+        max_tokens: the longest answer.
+        tells: print what was found.
+
+    Returns:
+        What was found, as the manifest has it.
+    """
     named = named_pair(name)
     from helix_mlx.bench import acceptance
     from helix_mlx.engine.engine import load
@@ -113,9 +131,7 @@ def measure_command(ctx: click.Context, /, name: str, prompts: int, max_tokens: 
         "kept": [each.to_json() for each in found],
         "promises": [asdict(promise) for promise in promises],
     }
-    if as_json:
-        terminal.line(json.dumps(report))
-    else:
+    if tells:
         acceptance.show(found, terminal.line)
         terminal.line()
         for promise in promises:
@@ -123,6 +139,7 @@ def measure_command(ctx: click.Context, /, name: str, prompts: int, max_tokens: 
     if named.converted:
         folder = _converted(name)
         replace(read_manifest(folder), acceptance=report).write(folder)
+    return report
 
 
 def all_pairs(terminal: Terminal) -> list[NamedPair]:

@@ -56,6 +56,37 @@ class ProgressBar:
         self._drawn = True
 
 
+class ProgressBars:
+    """Bars of steps that follow each other, one at a time; a context manager that leaves none behind.
+
+    Args:
+        terminal: where they are drawn.
+    """
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._label = ""
+        self._bar = ProgressBar(terminal, "")
+
+    def __enter__(self) -> ProgressBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.wipe()
+
+    def update(self, label: str, done: int, total: int) -> None:
+        """Draw how far a step is; another label begins another bar."""
+        if label != self._label:
+            self._bar.wipe()
+            self._label, self._bar = label, ProgressBar(self._terminal, label[:1].upper() + label[1:])
+        self._bar.update(done, total)
+
+    def line(self, text: str) -> None:
+        """Write a line to standard error where the bar was."""
+        self._bar.wipe()
+        self._terminal.error_line(text)
+
+
 @contextmanager
 def ticking(terminal: Terminal, label: str) -> Iterator[None]:
     """Show that something is under way, and for how long, while the body runs."""

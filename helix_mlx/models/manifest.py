@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -50,13 +50,15 @@ class Manifest:
         vocabulary: how the two vocabularies fit; None without a draft.
         acceptance: how many drafts the target kept, where that was measured.
         helix: the version that wrote it.
+        distillation: what the draft was taught on and what it gained, where it was.
     """
 
     models: tuple[ConvertedModel, ...]
     files: dict[str, tuple[int, str]]
     helix: str
     vocabulary: dict[str, Any] | None = None
-    acceptance: dict[str, Any] | None = field(default=None)
+    acceptance: dict[str, Any] | None = None
+    distillation: dict[str, Any] | None = None
 
     @property
     def draft(self) -> ConvertedModel | None:
@@ -92,7 +94,8 @@ def read_manifest(folder: Path) -> Manifest:
         files = {_inside(path): (int(size), str(digest)) for path, (size, digest) in data["files"].items()}
         if [model.role for model in models] not in (["target"], ["target", "draft"]):
             raise ValueError("no target")
-        return Manifest(models, files, str(data["helix"]), data["vocabulary"], data["acceptance"])
+        told = data["vocabulary"], data["acceptance"], data.get("distillation")
+        return Manifest(models, files, str(data["helix"]), *told)
     except FileNotFoundError:
         raise PairError(
             f"{folder} holds no pair: it has no {NAME}; name a folder made by `helix-mlx convert`"

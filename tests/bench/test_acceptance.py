@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from helix_mlx.bench.acceptance import Kept, measure, promises, show
+from helix_mlx.bench.acceptance import measure, promises, show
 from helix_mlx.engine.engine import Engine
+from helix_mlx.engine.kept import Kept
 from helix_mlx.speculative.costs import CostLadder
 from tests.bench.conftest import ACCEPTANCE
 
@@ -11,8 +12,10 @@ from tests.bench.conftest import ACCEPTANCE
 def test_chances_are_of_those_that_were_reached() -> None:
     kept = Kept("code", 0.0, "model", cycles=10, drafted=70, by_position=(8, 4, 0, 0, 0, 0, 0))
     assert kept.chances == [0.8, 0.5, 0.0]
+    assert kept.acceptance == pytest.approx(12 / (10 + 8 + 4))
     assert kept.tokens_per_cycle == pytest.approx(2.2)
-    assert Kept("code", 0.0, "ngram", 0, 0, (0,) * 7).tokens_per_cycle == 1.0
+    never = Kept("code", 0.0, "ngram", 0, 0, (0,) * 7)
+    assert (never.tokens_per_cycle, never.acceptance) == (1.0, 0.0)
 
 
 def test_what_is_kept_promises_a_draft_length() -> None:

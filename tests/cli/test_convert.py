@@ -19,7 +19,7 @@ def made(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     target, draft = write_checkpoint(tmp_path / "big"), write_checkpoint(tmp_path / "small", seed=7)
     words = ["--target", str(target), "--draft", str(draft), "--out", "mine", "--group-size", "32"]
-    result = run("convert", *words)
+    result = run("convert", *words, "--no-measure")
     assert result.exit_code == 0, result.output
     assert "target: " in result.stdout
     assert "group size 32, bits 4, mode affine" in result.stdout
@@ -53,6 +53,25 @@ def test_a_pair_is_measured_and_keeps_the_figures(run: Run, made: Path, monkeypa
     assert len(report["promises"]) == 4
     assert read_manifest(made).acceptance == report
     assert run("pairs", "verify", "mine").exit_code == 0
+
+
+def test_a_new_pair_is_measured_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helix_mlx.bench.acceptance.WORKLOADS", ("chat",))
+    monkeypatch.setattr("helix_mlx.engine.engine.choose_kernels", lambda *_: NO_KERNELS)
+    monkeypatch.setattr("helix_mlx.engine.engine.cache_folder", lambda *_: tmp_path / "ladders")
+    target, draft = write_checkpoint(tmp_path / "big"), write_checkpoint(tmp_path / "small", seed=7)
+    words = ["--target", str(target), "--draft", str(draft), "--group-size", "32"]
+    told = run("convert", *words, "--out", str(tmp_path / "told"))
+    assert told.exit_code == 0, told.output
+    assert "The chance that a draft is kept" in told.stdout
+    assert "temperature 0.7, model: " in told.stdout
+    data = json.loads(run("convert", *words, "--out", str(tmp_path / "json"), "--json").stdout)
+    assert data["acceptance"]["kept"]
+    acceptance = read_manifest(tmp_path / "told").acceptance
+    assert acceptance is not None
+    assert [row["by_position"] for row in acceptance["kept"]] == [
+        row["by_position"] for row in data["acceptance"]["kept"]
+    ]
 
 
 def test_a_tampered_file_is_named_with_exit_code_2(run: Run, made: Path) -> None:

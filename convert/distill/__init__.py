@@ -1,0 +1,1 @@
+"""Teaching the draft of a pair what its own target says."""
