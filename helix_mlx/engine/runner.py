@@ -140,6 +140,11 @@ class Runner:
             self.chooser = before
             vars(self._count).update(counts)
 
+    @property
+    def population(self) -> tuple[int, int]:
+        """How many run, and how many wait."""
+        return len(self._scheduler.running), len(self._scheduler.waiting)
+
     def metrics(self) -> Metrics:
         """What has been done, and what is held now."""
         allocator, size = self._pool.allocator, self._pool.page_size

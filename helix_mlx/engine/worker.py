@@ -6,6 +6,7 @@ Since MLX 0.31.2 what a thread has put on a stream belongs to that thread, so no
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from helix_mlx.engine.runner import Event, Runner
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.errors import ClosedError
 from helix_mlx.request import Chunk
+
+COUNT_EVERY_S = 0.02
+"""How old metrics may be while the same answers go on."""
 
 T = TypeVar("T")
 Call = tuple[Callable[[], None], "Future[Any]"]
@@ -42,6 +46,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._closed = False
         self.metrics: Metrics = runner.metrics()
+        self._population = runner.population
+        self._counted_at = time.monotonic()
 
     def submit(self, requests: list[tuple[Sequence, Handle]]) -> None:
         """Hand over sequences, with their copies, and who waits for them; all of them before the next step.
@@ -148,12 +154,19 @@ class Worker:
             self._runner.abandon()
             # Its frames hold the pool's arrays, and as long as anybody does, no commit is in place.
             traceback.clear_frames(error.__traceback__)
-            self.metrics = self._runner.metrics()
+            self._count(at_once=True)
             self._fail_all(error)
             return
         # A reader that has the last chunk finds the pages given back.
-        self.metrics = self._runner.metrics()
+        self._count(at_once=any(new[-1].finish_reason is not None for _, new in events if new))
         self._deliver(events)
+
+    def _count(self, *, at_once: bool) -> None:
+        """Renew the metrics where others run or wait than before, or a moment has passed; counting costs time, too."""
+        now, population = time.monotonic(), self._runner.population
+        if at_once or population != self._population or now - self._counted_at > COUNT_EVERY_S:
+            self.metrics = self._runner.metrics()
+            self._population, self._counted_at = population, now
 
     def _deliver(self, events: list[Event]) -> None:
         chunks: dict[Handle, list[Chunk]] = {}
