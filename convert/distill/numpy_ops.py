@@ -8,6 +8,8 @@ attention and activation keep MLX's.
 from __future__ import annotations
 
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -33,8 +35,24 @@ def are_faster() -> bool:
 def numpy_ops() -> Iterator[None]:
     """While active, MLX's layers multiply by numpy, and mlx-lm's Llama attends by it. All weights have to be float32.
 
-    What runs meanwhile cannot be compiled by `mx.compile`.
+    What runs meanwhile cannot be compiled by `mx.compile`. Ctrl-C waits for the end: what is raised while numpy asks an
+    array for its numbers, numpy takes for an answer, and goes on.
     """
+    pressed: list[int] = []
+    on_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if on_main else None
+    try:
+        with _patched():
+            yield
+    finally:
+        if on_main:
+            signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _patched() -> Iterator[None]:
     with (
         patch.object(nn.Linear, "__call__", _linear),
         patch.object(nn.Embedding, "as_linear", lambda layer, x: product(x, layer.weight.T)),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,14 +96,13 @@ class Trainer:
         Returns:
             The parameters that held-out texts liked best; those it began with where none was better.
         """
-        with numpy_ops() if self._by_numpy else contextlib.nullcontext():
-            self._restore()
-            if not self.course.chances:
-                self._examine(held_out, line)
-            while self.course.epoch < self.schedule.epochs and not self.course.has_ended:
-                self._epoch(taught, progress)
-                self.course.epoch += 1
-                self._examine(held_out, line)
+        self._restore()
+        if not self.course.chances:
+            self._examine(held_out, line)
+        while self.course.epoch < self.schedule.epochs and not self.course.has_ended:
+            self._epoch(taught, progress)
+            self.course.epoch += 1
+            self._examine(held_out, line)
         return self._load(BEST)[0] if self.course.best_epoch else self.student.start
 
     def _epoch(self, taught: Lessons, progress: Progress) -> None:
@@ -110,7 +110,8 @@ class Trainer:
         for number, rows in enumerate(taught.batches(seed=1000 * self.schedule.seed + epoch)):
             step, steps = epoch * count + number, self.schedule.epochs * count
             self._optimizer.learning_rate = self.schedule.rate_at(self._rate, step, steps)
-            _, gradients = self._gradients(self._parameters, *vars(rows).values())
+            with self._ops():
+                _, gradients = self._gradients(self._parameters, *vars(rows).values())
             gradients, _ = optim.clip_grad_norm(gradients, 1.0)
             self._parameters = self._optimizer.apply_gradients(gradients, self._parameters)
             mx.eval(self._parameters, self._optimizer.state)
@@ -120,8 +121,9 @@ class Trainer:
         """See what held-out texts say, keep the best, and keep the state."""
         course, sums = self.course, mx.zeros((2,))
         for rows in held_out.batches(seed=None):
-            sums = sums + self._chances(self._parameters, *vars(rows).values())
-            mx.eval(sums)
+            with self._ops():
+                sums = sums + self._chances(self._parameters, *vars(rows).values())
+                mx.eval(sums)
         kept, places = np.array(sums)
         course.chances.append(float(kept / max(places, 1.0)))
         if course.chances[-1] > max(course.chances[:-1], default=-1.0):
@@ -129,6 +131,10 @@ class Trainer:
             self._save(BEST, {"parameters": self._parameters})
         self._save(STATE, {"parameters": self._parameters, "optimizer": self._optimizer.state})
         line(f"epoch {course.epoch}: {course.chances[-1]:.3f} of the drafts on held-out texts would be kept")
+
+    def _ops(self) -> AbstractContextManager[None]:
+        """What a step is computed by."""
+        return numpy_ops() if self._by_numpy else contextlib.nullcontext()
 
     def _loss(self, parameters: Any, *arrays: mx.array) -> mx.array:
         rows = Rows(*arrays)

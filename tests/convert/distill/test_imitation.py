@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -73,6 +75,21 @@ def test_numpy_says_what_mlx_says_gradients_included() -> None:
         assert mx.allclose(kept_chance(draft, given), chances, atol=1e-6)
     assert mx.allclose(loss, other_loss, atol=1e-6)
     assert mx.allclose(gradient, other_gradient, atol=1e-6)
+
+
+def test_an_interrupt_within_numpy_is_not_lost() -> None:
+    """numpy would take what a signal's handler raises, while it reads an array, for an array that cannot be read so."""
+    reached = []
+
+    def interrupted() -> None:
+        with numpy_ops():
+            signal.raise_signal(signal.SIGINT)
+            reached.append(product(mx.ones((2, 2)), mx.ones((2, 2))))
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_products_activations_and_attention_by_numpy_have_mlx_gradients() -> None:
