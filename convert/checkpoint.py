@@ -65,6 +65,11 @@ def convert_checkpoint(
     for pattern in patterns:
         for file in source.glob(pattern):
             shutil.copyfile(file, destination / file.name)
+    return quantization_of(config)
+
+
+def quantization_of(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Group size, bits and mode, as far as a config.json tells them; None where weights are not quantised."""
     found = config.get("quantization")
     return None if found is None else {key: found[key] for key in ("group_size", "bits", "mode") if key in found}
 

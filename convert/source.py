@@ -39,7 +39,22 @@ class Source:
     @property
     def weight_bytes(self) -> int:
         """Bytes of its weights."""
-        return sum(file.stat().st_size for file in self.folder.glob("model*.safetensors"))
+        return weight_bytes(self.folder)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weights in a folder."""
+    return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+
+
+def check_repository(name: str) -> None:
+    """See that what is no folder can be a repository.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelError(f"there is no folder {name}; name a folder, or a repository such as org/model")
 
 
 def find_source(
@@ -63,9 +78,8 @@ def find_source(
         if revision is not None:
             raise SettingsError("--revision is for repositories; leave it out with a folder")
         source = Source(name, folder, None)
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"there is no folder {name}; name a folder, or a repository such as org/model")
     else:
+        check_repository(name)
         source = _fetched(name, revision, trust_remote_code, line, endpoint)
     read_config(source.folder, trust_remote_code)
     if not any(source.folder.glob("model*.safetensors")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import CacheNotFound, scan_cache_dir, snapshot_download
 
 from helix_mlx.convert.quantization import TOKENIZER_FILES
+from helix_mlx.convert.source import Line, check_repository, weight_bytes
 from helix_mlx.errors import HelixError, ModelError, PairError, SettingsError
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.manifest import read_manifest
@@ -22,7 +23,6 @@ LARGEST = 0.5
 BEST = 0.1
 """Of the target's bytes: smaller drafts foresee less, larger ones cost more."""
 _KINDS = ("identical", "same ids", "shared", "unknown")
-Line = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def suggest_drafts(target: str, line: Line) -> list[Suggestion]:
     """
     known = {pair.target: pair.target_bytes for pair in named_pairs()}
     folder = source_path(target)
-    size = _bytes(folder) if folder else known.get(target)
+    size = weight_bytes(folder) if folder else known.get(target)
     tokenizer = Tokenizer.load(folder or _tokenizer_folder(target, line), None)
     found = []
     for draft, about in _candidates(target).items():
@@ -91,22 +91,22 @@ def _candidates(target: str) -> dict[str, int]:
             continue
         for model in models:
             if model.source != target:  # the target itself, with fewer bits, is no small model
-                found[str(folder / model.role)] = _bytes(folder / model.role)
-    for repository in _cached():
-        found.setdefault(repository, _bytes(source_path(repository)))
+                found[str(folder / model.role)] = weight_bytes(folder / model.role)
+    for repository, folder in _cached():
+        found.setdefault(repository, weight_bytes(folder))
     own = source_path(target)
     return {draft: size for draft, size in found.items() if draft != target and (not own or source_path(draft) != own)}
 
 
-def _cached() -> Iterator[str]:
-    """The models in the hub's cache that are whole."""
+def _cached() -> Iterator[tuple[str, Path]]:
+    """The models in the hub's cache that are whole, and where they lie."""
     try:
         repositories = scan_cache_dir().repos
     except CacheNotFound:
         return
     for each in sorted(repositories, key=lambda each: each.repo_id):
-        if each.repo_type == "model" and source_path(each.repo_id) is not None:
-            yield each.repo_id
+        if each.repo_type == "model" and (folder := source_path(each.repo_id)) is not None:
+            yield each.repo_id, folder
 
 
 def _judged(
@@ -159,13 +159,7 @@ def _tokenizer_folder(repository: str, line: Line) -> Path:
     Raises:
         ModelError: it is no repository, or cannot be fetched.
     """
-    if repository.startswith((".", "/", "~")) or repository.count("/") != 1:
-        raise ModelError(f"there is no folder {repository}; name a folder, or a repository such as org/model")
+    check_repository(repository)
     line(f"Fetching the tokenizer of {repository}.")
     with hub_errors(repository):
         return Path(snapshot_download(repository, allow_patterns=["config.json", *TOKENIZER_FILES]))
-
-
-def _bytes(folder: Path | None) -> int:
-    """Bytes of a model's weights."""
-    return sum(file.stat().st_size for file in folder.glob("model*.safetensors")) if folder else 0

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from helix_mlx.convert.builtin.architecture import DRAFT, copy_ends, save_float_
 from helix_mlx.convert.builtin.batches import RowSource
 from helix_mlx.convert.builtin.tokenizer import load_tokenizer
 from helix_mlx.convert.distill import imitation
-from helix_mlx.convert.distill.numpy_ops import are_faster, numpy_ops
+from helix_mlx.convert.distill.numpy_ops import fastest_ops
 
 CODE_CHARACTERS = (200, 400)
 ROWS = (6, 256)
@@ -43,7 +42,7 @@ def train(target: Path, folder: Path, steps: int, seed: int) -> None:
     rows = RowSource(corpus.build_corpus(), load_tokenizer(target), corpus.system_messages(), seed)
     optimizer = optim.AdamW(learning_rate=1e-3)
     gradients = nn.value_and_grad(draft, _next_token_loss)
-    with numpy_ops() if are_faster() else contextlib.nullcontext():
+    with fastest_ops():
         for _ in range(steps):
             tokens, weights = (mx.array(each) for each in rows.batch(*ROWS))
             _, found = gradients(draft, tokens, weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,8 +14,9 @@ import mlx.core as mx
 
 from helix_mlx import __version__
 from helix_mlx.config import EngineConfig
+from helix_mlx.convert.checkpoint import quantization_of
 from helix_mlx.convert.distill.lessons import Lessons
-from helix_mlx.convert.distill.numpy_ops import are_faster, numpy_ops
+from helix_mlx.convert.distill.numpy_ops import fastest_ops
 from helix_mlx.convert.distill.prompts import Prompts, read_prompts
 from helix_mlx.convert.distill.student import Student
 from helix_mlx.convert.distill.teacher import Opinion, ask_teacher
@@ -122,28 +122,24 @@ def _folders(pair: NamedPair) -> dict[str, Path]:
 
 def _begin(work: Path, wanted: Wanted, prompts: Prompts, folders: dict[str, Path], line: Line) -> None:
     """Make the folder of the work, or take one over that was begun with the same settings."""
-    made_of = {
+    made_of: dict[str, Any] = {
         **{name: value for name, value in asdict(wanted).items() if name not in ("out", "prompts")},
-        "prompts": json.loads(json.dumps(asdict(prompts))),
+        "prompts": asdict(prompts),
         "models": {
             role: [str(folder), max(file.stat().st_mtime_ns for file in folder.iterdir())]
             for role, folder in folders.items()
         },
         "helix": __version__,
     }
-    note = work / "made_of.json"
-    try:
-        known = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = None
-    if known == json.loads(json.dumps(made_of)):
+    note, text = work / "made_of.json", json.dumps(made_of)
+    if note.is_file() and note.read_text(encoding="utf-8") == text:
         line(f"going on with what is in {work}")
         return
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     draft_bytes = sum(file.stat().st_size for file in folders["draft"].iterdir())
     check_room(work, 40 * draft_bytes, "teaching the draft")  # weights, best weights and Adam's moments in float32
-    note.write_text(json.dumps(made_of), encoding="utf-8")
+    note.write_text(text, encoding="utf-8")
 
 
 @dataclass
@@ -175,7 +171,9 @@ class _Job:
         _linked(self.folders["target"], made / "target")
         del trainer, best
         mx.clear_cache()
-        report = self._report(course, before, self._measured(made / "draft", "measuring the new draft"))
+        with self._engine(made / "draft") as engine:
+            after = self._measured(engine, "measuring the new draft")
+        report = self._report(course, before, after)
         self._finish(made, report)
         return report
 
@@ -188,9 +186,9 @@ class _Job:
                 engine, asked, self.wanted.samples, self.wanted.max_tokens, file,
                 lambda done, total: self.progress("the target writes", done, total),
             )  # fmt: skip
-        if not before.exists():
-            measured = self._measured(self.folders["draft"], "measuring the draft as it is")
-            before.write_text(json.dumps(measured), encoding="utf-8")
+            if not before.exists():
+                kept = self._measured(engine, "measuring the draft as it is")
+                before.write_text(json.dumps(kept), encoding="utf-8")
         measured = json.loads(before.read_text(encoding="utf-8"))
         told = ", ".join(f"{each['acceptance']:.3f} at temperature {each['temperature']:g}" for each in measured)
         self.line(f"{len(texts)} texts of the target; the draft as it is keeps {told}")
@@ -200,28 +198,28 @@ class _Job:
         config = EngineConfig(calibrate=False)
         return load(target=str(self.folders["target"]), draft=str(draft), config=config, notice=self.line)
 
-    def _measured(self, draft: Path, label: str) -> list[dict[str, Any]]:
+    def _measured(self, engine: Engine, label: str) -> list[dict[str, Any]]:
         """Drafts kept on held-out prompts, by real speculation."""
         found = []
-        with self._engine(draft) as engine:
-            asked = [each.tokens(engine.pair.tokenizer) for each in self.prompts.held_out]
-            for number, temperature in enumerate(MEASURED_TEMPERATURES):
-                self.progress(label, number, len(MEASURED_TEMPERATURES))
-                most = self.wanted.max_tokens
-                kept = measure_kept(engine, asked, "held out", temperature, "model", most, MEASURED_DRAFTS)
-                found.append(kept.to_json())
+        asked = [each.tokens(engine.pair.tokenizer) for each in self.prompts.held_out]
+        for number, temperature in enumerate(MEASURED_TEMPERATURES):
+            self.progress(label, number, len(MEASURED_TEMPERATURES))
+            most = self.wanted.max_tokens
+            kept = measure_kept(engine, asked, "held out", temperature, "model", most, MEASURED_DRAFTS)
+            found.append(kept.to_json())
         return found
 
     def _ask(self, texts: list[Text]) -> list[Opinion]:
         folder = self.folders["target"]
-        vocab = min(_vocab_size(each) for each in self.folders.values())
+        configs = [_config(each) for each in self.folders.values()]
+        vocab = min(int((config.get("text_config") or config)["vocab_size"]) for config in configs)
 
         def reader() -> Callable[[mx.array], mx.array]:
             pair = load_pair(target=str(folder), draft="none")
             model = pair.with_kernels(choose_kernels("auto", notice=self.line)).target.model
 
             def read(tokens: mx.array) -> mx.array:
-                with numpy_ops() if are_faster() else contextlib.nullcontext():
+                with fastest_ops():
                     return model(tokens)
 
             return read
@@ -232,13 +230,9 @@ class _Job:
         )
 
     def _teach(self, texts: list[Text], opinions: list[Opinion]) -> tuple[Trainer, Any]:
-        count = len(self.prompts.taught)
-        parts: dict[bool, list[tuple[Text, Opinion]]] = {True: [], False: []}
-        for text, opinion in zip(texts, opinions, strict=True):
-            parts[text.prompt < count].append((text, opinion))
-        taught, held_out = (
-            Lessons([text for text, _ in part], [opinion for _, opinion in part], ROW_TOKENS) for part in parts.values()
-        )
+        count = len(self.prompts.taught) * self.wanted.samples
+        taught = Lessons(texts[:count], opinions[:count], ROW_TOKENS)
+        held_out = Lessons(texts[count:], opinions[count:], ROW_TOKENS)
         student = Student(self.folders["draft"], self.wanted.how, self.wanted.schedule.seed)
         trainer = Trainer(student, self.wanted.schedule, self.work)
         best = trainer.run(taught, held_out, self.line, lambda *so_far: self.progress("the draft learns", *so_far))
@@ -264,7 +258,7 @@ class _Job:
         known = self.folders["target"].parent
         earlier = read_manifest(known) if (known / MANIFEST).is_file() else None
         sizes = {role: sum(size for path, (size, _) in files.items() if path.startswith(role)) for role in self.folders}
-        quantizations = {role: _quantization(folder) for role, folder in self.folders.items()}
+        quantizations = {role: quantization_of(_config(folder)) for role, folder in self.folders.items()}
         target = ConvertedModel("target", self.pair.target, None, quantizations["target"], sizes["target"])
         draft_source = self.pair.draft
         if earlier is not None and earlier.draft is not None:
@@ -289,13 +283,6 @@ def _linked(source: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _quantization(folder: Path) -> dict[str, Any] | None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found: dict[str, Any] = config.get("quantization") or {}
-    return {key: found[key] for key in ("group_size", "bits", "mode") if key in found} or None
-
-
-def _vocab_size(folder: Path) -> int:
-    """Ids that a model has logits for."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int((config.get("text_config") or config)["vocab_size"])
+def _config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found

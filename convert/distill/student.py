@@ -10,10 +10,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.nn.layers.base import Module
-from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
+from mlx.utils import tree_map_with_path, tree_unflatten
 from mlx_lm import utils
 from mlx_lm.tuner.lora import LoRALinear
 
+from helix_mlx.convert.builtin.architecture import named_arrays
 from helix_mlx.convert.quantization import OTHER_FILES, TOKENIZER_FILES
 from helix_mlx.errors import ModelError
 from helix_mlx.models.tokenizer import one_line
@@ -96,18 +97,18 @@ class Student:
         ModelError: the folder holds no model that can be read.
     """
 
-    def __init__(self, folder: Path, how: str, seed: int, trust_remote_code: bool = False) -> None:
+    def __init__(self, folder: Path, how: str, seed: int) -> None:
         self._folder = folder
         try:
             model: Any
-            model, _ = utils.load_model(folder, lazy=True, trust_remote_code=trust_remote_code)
+            model, _ = utils.load_model(folder, lazy=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"cannot load the draft in {folder}: {one_line(error)}; fetch it again") from error
-        self._stored = {path: array.dtype for path, array in _leaves(model.parameters())}
+        self._stored = {path: array.dtype for path, array in named_arrays(model.parameters())}
         self.roundings = _roundings(model)
         size = utils.get_total_parameters(model)
         self.how = how if how != "auto" else ("full" if size * 4 <= FULL_BYTES else "lora")
-        self._quantised = {} if self.how == "full" else dict(_leaves(model.parameters()))
+        self._quantised = {} if self.how == "full" else dict(named_arrays(model.parameters()))
         if self.how == "full" or mx.default_device() == mx.Device(mx.cpu):
             model.set_dtype(mx.float32)
         self.model: Any = utils.dequantize_model(model)
@@ -123,7 +124,7 @@ class Student:
     @property
     def width(self) -> int:
         """The model's: what its layers hand on for a token."""
-        widths = [array.shape[-1] for path, array in _leaves(self.model.parameters()) if "embed" in path]
+        widths = [array.shape[-1] for path, array in named_arrays(self.model.parameters()) if "embed" in path]
         return int(widths[0]) if widths else 1024
 
     def logits(self, parameters: Any, tokens: mx.array, places: mx.array) -> mx.array:
@@ -153,7 +154,7 @@ class Student:
     def _use(self, parameters: Any, *, rounds: bool = True) -> None:
         """Give the model the weights of trainable parameters, rounded unless they are to be saved."""
         if self.how == "lora":
-            changes = dict(_leaves(parameters))
+            changes = dict(named_arrays(parameters))
             parameters = tree_unflatten([(f"{path}.weight", self._changed(path, changes)) for path in self._adapters])
         if rounds:
             parameters = tree_map_with_path(self._rounded, parameters)
@@ -233,8 +234,3 @@ def _roundings(model: Any) -> dict[str, Rounding]:
 def _float_of(layer: Any) -> mx.Dtype:
     dtype = layer["scales"].dtype
     return dtype if dtype in (mx.float32, mx.float16, mx.bfloat16) else mx.bfloat16
-
-
-def _leaves(tree: Any) -> list[tuple[str, mx.array]]:
-    found: Any = tree_flatten(tree)
-    return found

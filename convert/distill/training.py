@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from helix_mlx.convert.distill.imitation import Rows, imitation_loss, kept_chance
 from helix_mlx.convert.distill.lessons import Lessons
-from helix_mlx.convert.distill.numpy_ops import are_faster, numpy_ops
+from helix_mlx.convert.distill.numpy_ops import are_faster, fastest_ops
 from helix_mlx.convert.distill.student import Student
 
 STATE, BEST = "state.safetensors", "best.safetensors"
@@ -85,9 +83,8 @@ class Trainer:
         self._rate = schedule.rate or factor * BASE_RATE * BASE_WIDTH / max(student.width, BASE_WIDTH)
         self._optimizer = optim.AdamW(learning_rate=self._rate, betas=[0.9, 0.98], weight_decay=0.0)
         self._optimizer.init(self._parameters)
-        self._by_numpy = are_faster()
         self._gradients, self._chances = mx.value_and_grad(self._loss), self._kept
-        if not self._by_numpy:
+        if not are_faster():  # what numpy computes cannot be compiled
             self._gradients, self._chances = mx.compile(self._gradients), mx.compile(self._chances)
 
     def run(self, taught: Lessons, held_out: Lessons, line: Line, progress: Progress) -> Any:
@@ -110,7 +107,7 @@ class Trainer:
         for number, rows in enumerate(taught.batches(seed=1000 * self.schedule.seed + epoch)):
             step, steps = epoch * count + number, self.schedule.epochs * count
             self._optimizer.learning_rate = self.schedule.rate_at(self._rate, step, steps)
-            with self._ops():
+            with fastest_ops():
                 _, gradients = self._gradients(self._parameters, *vars(rows).values())
             gradients, _ = optim.clip_grad_norm(gradients, 1.0)
             self._parameters = self._optimizer.apply_gradients(gradients, self._parameters)
@@ -121,7 +118,7 @@ class Trainer:
         """See what held-out texts say, keep the best, and keep the state."""
         course, sums = self.course, mx.zeros((2,))
         for rows in held_out.batches(seed=None):
-            with self._ops():
+            with fastest_ops():
                 sums = sums + self._chances(self._parameters, *vars(rows).values())
                 mx.eval(sums)
         kept, places = np.array(sums)
@@ -131,10 +128,6 @@ class Trainer:
             self._save(BEST, {"parameters": self._parameters})
         self._save(STATE, {"parameters": self._parameters, "optimizer": self._optimizer.state})
         line(f"epoch {course.epoch}: {course.chances[-1]:.3f} of the drafts on held-out texts would be kept")
-
-    def _ops(self) -> AbstractContextManager[None]:
-        """What a step is computed by."""
-        return numpy_ops() if self._by_numpy else contextlib.nullcontext()
 
     def _loss(self, parameters: Any, *arrays: mx.array) -> mx.array:
         rows = Rows(*arrays)
@@ -149,22 +142,16 @@ class Trainer:
     def _save(self, name: str, trees: dict[str, Any]) -> None:
         leaves: Any = tree_flatten(trees)
         beside = self._folder / f"part-{name}"
-        course = {"epoch": self.course.epoch, "best_epoch": self.course.best_epoch, "chances": self.course.chances}
-        mx.save_safetensors(str(beside), dict(leaves), metadata={"course": json.dumps(course)})
+        mx.save_safetensors(str(beside), dict(leaves), metadata={"course": json.dumps(asdict(self.course))})
         beside.replace(self._folder / name)
 
     def _load(self, name: str) -> tuple[Any, Any, Course]:
         """Parameters, the optimiser's state where there is one, and how far it was."""
-        arrays, course = _read(self._folder / name)
+        found: Any = mx.load(str(self._folder / name), return_metadata=True)
+        arrays, metadata = found
         trees: Any = tree_unflatten(list(arrays.items()))
-        return trees["parameters"], trees.get("optimizer"), course
+        return trees["parameters"], trees.get("optimizer"), Course(**json.loads(metadata["course"]))
 
     def _restore(self) -> None:
         if (self._folder / STATE).exists():
             self._parameters, self._optimizer.state, self.course = self._load(STATE)
-
-
-def _read(file: Path) -> tuple[dict[str, mx.array], Course]:
-    found: Any = mx.load(str(file), return_metadata=True)
-    arrays, metadata = found
-    return arrays, Course(**json.loads(metadata["course"]))

@@ -11,7 +11,7 @@ import click
 from helix_mlx.cli.distill import distill_command
 from helix_mlx.cli.pairs import human_bytes, measure_pair
 from helix_mlx.cli.progress import ProgressBars
-from helix_mlx.cli.terminal import BOLD, DIM, Terminal
+from helix_mlx.cli.terminal import BOLD, DIM, Terminal, aligned
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import pairs_folder
 
@@ -103,10 +103,10 @@ def _suggest(terminal: Terminal, target: str, as_json: bool) -> None:
         size = "-" if each.size is None else f"{each.size:.0%}"
         kept = "-" if each.tokens_per_cycle is None else f"{each.tokens_per_cycle:.2f}"
         rows.append((each.draft, human_bytes(each.bytes), size, fits, kept, "yes" if each.here else "no"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for number, row in enumerate(rows):
-        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        terminal.line(text, *((DIM,) if not number else ()))
+    head, *lines = aligned(rows)
+    terminal.line(head, DIM)
+    for line in lines:
+        terminal.line(line)
     terminal.line(f"\nNow: helix-mlx convert --target {target} --draft {found[0].draft} --out NAME")
 
 

@@ -59,7 +59,7 @@ def distill_command(ctx: click.Context, /, **options: Any) -> None:
         options["held_out"], schedule,
     )  # fmt: skip
     with ProgressBars(terminal) as bars:
-        report = distill(wanted, lambda text: bars.line(text), bars.update)
+        report = distill(wanted, bars.line, bars.update)
     if options["as_json"]:
         terminal.line(json.dumps({"folder": str(out), **report}))
         return

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from helix_mlx.cli.progress import ProgressBar
-from helix_mlx.cli.terminal import BOLD, DIM, Terminal
+from helix_mlx.cli.terminal import BOLD, DIM, Terminal, aligned
 from helix_mlx.errors import PairError, SettingsError
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import read_manifest, verify_files
@@ -189,8 +189,7 @@ def _print_table(terminal: Terminal) -> None:
     for pair in pairs:
         sizes = (human_bytes(pair.target_bytes), human_bytes(pair.draft_bytes))
         rows.append((pair.name, *sizes, "yes" if is_on_disk(pair) else "no", fetch_command(pair)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     terminal.line(lines[0], DIM)
     for line, pair in zip(lines[1:], pairs, strict=True):
         terminal.line(line, BOLD)

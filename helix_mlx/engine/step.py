@@ -97,26 +97,16 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], found: dict[int, list[
     target_logits = models.target(rows, cache=caches)
     verdict = verify(Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules, counts)
     kept = verdict.accepted[:, None]
-    if not count:
-        # The same as below, in a tenth of the operations: on a CPU each costs some microseconds.
-        next_token = verdict.next_token[:, None]
-        batch.last_two = mx.concatenate([rows, next_token], axis=1)
-        batch.positions = batch.positions + 1
-        packed = mx.concatenate([kept, next_token], axis=1)
-        mx.async_eval(packed, batch.last_two, batch.positions, *_tails(batch))
-        return packed
-    # Row layout: the last token, the drafts, one place more; the next token goes where the first draft not kept is.
-    following = mx.concatenate([rows, rows[:, -1:]], axis=1)
-    place = mx.arange(count + 2)[None]
-    following = mx.where(place == kept + 1, verdict.next_token[:, None], following)
-    batch.last_two = mx.take_along_axis(following, kept + mx.arange(2)[None], axis=1)
+    if count:
+        # Row layout: the last token, the drafts, one place more; the next token goes where the first draft not kept is.
+        following = mx.concatenate([rows, rows[:, -1:]], axis=1)
+        place = mx.arange(count + 2)[None]
+        following = mx.where(place == kept + 1, verdict.next_token[:, None], following)
+        batch.last_two = mx.take_along_axis(following, kept + mx.arange(2)[None], axis=1)
+    else:  # nothing to choose between; on a CPU each operation costs some microseconds
+        following = batch.last_two = mx.concatenate([rows, verdict.next_token[:, None]], axis=1)
     batch.positions = batch.positions + verdict.accepted + 1
     packed = mx.concatenate([kept, following[:, 1:]], axis=1)
-    mx.async_eval(packed, batch.last_two, batch.positions, *_tails(batch))
-    return packed
-
-
-def _tails(batch: Batch) -> list[tuple[list[mx.array], list[mx.array]]]:
-    """What a cycle has written."""
     tails = [batch.target.tail] + ([batch.draft.tail] if batch.draft is not None else [])
-    return [(tail.keys, tail.values) for tail in tails]
+    mx.async_eval(packed, batch.last_two, batch.positions, *((tail.keys, tail.values) for tail in tails))
+    return packed

@@ -10,10 +10,10 @@ from mlx.nn.layers.base import Module
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
 from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.layer import FLOATS, take_over
 
 BITS = (4, 8)
 GROUP_SIZES = (32, 64, 128)
-_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 
 
 def quantized_matmul(
@@ -61,16 +61,13 @@ class _Served:
             and layer.group_size in GROUP_SIZES
             and all(array is not None for array in operands)
             and operands[0].dtype == mx.uint32
-            and operands[1].dtype in _FLOATS
+            and operands[1].dtype in FLOATS
         )
 
 
 def _take_over(new: Any, layer: Module, library: CpuLibrary) -> None:
     """Make a new layer what another one is, with its weights as our kernels want them."""
-    Module.__init__(new)
-    vars(new).update(vars(layer))
-    dict.update(new, layer)
-    new._library = library
+    take_over(new, layer, library)
     new._widest = layer["scales"].dtype
     new["weight"] = mx.contiguous(layer["weight"])
     for name in ("scales", "biases"):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.nn.layers.base import Module
 
 from helix_mlx.kernels.cpu_library import CpuLibrary
-
-_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+from helix_mlx.kernels.layer import FLOATS, take_over
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float, library: CpuLibrary | None = None) -> mx.array:
@@ -42,15 +40,12 @@ class FastRMSNorm(nn.RMSNorm):
     """
 
     def __init__(self, layer: nn.RMSNorm, library: CpuLibrary) -> None:
-        Module.__init__(self)
-        vars(self).update(vars(layer))
-        dict.update(self, layer)
-        self._library = library
+        take_over(self, layer, library)
 
     @staticmethod
     def serves(layer: nn.RMSNorm) -> bool:
         """Whether our kernel serves this layer."""
-        return layer["weight"].dtype in _FLOATS
+        return layer["weight"].dtype in FLOATS
 
     def __call__(self, x: mx.array) -> mx.array:
         """`[..., D]` to `[..., D]`."""

@@ -11,8 +11,7 @@ from mlx.nn.layers.base import Module
 from mlx_lm.models.rope_utils import Llama3RoPE
 
 from helix_mlx.kernels.cpu_library import CpuLibrary
-
-_FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+from helix_mlx.kernels.layer import FLOATS
 
 
 def rope(
@@ -86,7 +85,7 @@ class FastRoPE(Module):
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         """`[B, heads, M, D]` to the same."""
-        if x.ndim != 4 or x.dtype not in _FLOATS:
+        if x.ndim != 4 or x.dtype not in FLOATS:
             return self._layer(x, offset=offset)
         return rope(
             x, offset, self._frequencies, traditional=self._traditional, scale=self._scale, library=self._library

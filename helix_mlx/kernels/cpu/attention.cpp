@@ -5,18 +5,15 @@
 #include <limits>
 #include <memory>
 #include <optional>
-#include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "attention_job.h"
-#include "mlx/allocator.h"
 #include "mlx/array.h"
-#include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
-#include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "operands.h"
+#include "primitive.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -32,20 +29,14 @@ Strided strided(const mx::array& a) {
 }
 
 // Inputs: queries, pages of keys and of values, block table, committed, tail of keys and of values, lengths, sinks.
-class PagedAttention : public mx::UnaryPrimitive {
+class PagedAttention : public CpuPrimitive {
  public:
-  PagedAttention(mx::Stream stream, float scale, int window) : UnaryPrimitive(stream), scale_(scale), window_(window) {}
+  PagedAttention(mx::Stream stream, float scale, int window) : CpuPrimitive(stream), scale_(scale), window_(window) {}
 
   void eval_cpu(const std::vector<mx::array>& in, mx::array& out) override {
-    const AttentionJob job = job_of(in, allocate(out));
-    auto& encoder = mx::cpu::get_command_encoder(stream());
-    for (const mx::array& input : in) encoder.set_input_array(input);
-    encoder.set_output_array(out);
-    encoder.dispatch([job] { attend(job); });
-  }
-
-  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
-    throw std::runtime_error("Helix's CPU kernels run on the CPU only");
+    allocate_by_rows(out);
+    const AttentionJob job = job_of(in, out.data<void>());
+    encoder_for(in, out).dispatch([job] { attend(job); });
   }
 
   const char* name() const override { return "HelixPagedAttention"; }
@@ -62,19 +53,6 @@ class PagedAttention : public mx::UnaryPrimitive {
   }
 
  private:
-  // [batch, heads, rows, dim] whose rows lie as [batch, rows, heads, dim]: the next thing a model does is to join the
-  // heads of a row, which then moves no data.
-  static void* allocate(mx::array& out) {
-    const int64_t heads = out.shape(1), rows = out.shape(2), dim = out.shape(3);
-    auto flags = out.flags();
-    flags.contiguous = true;
-    flags.row_contiguous = heads == 1 || rows == 1;
-    flags.col_contiguous = false;
-    out.set_data(
-        mx::allocator::malloc(out.nbytes()), out.size(), {rows * heads * dim, dim, heads * dim, 1}, flags);
-    return out.data<void>();
-  }
-
   AttentionJob job_of(const std::vector<mx::array>& in, void* out) const {
     const mx::array &queries = in[0], &pages = in[1], &tail = in[5];
     AttentionJob job{};

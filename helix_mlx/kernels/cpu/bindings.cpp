@@ -10,15 +10,13 @@
 
 #include "attention.h"
 #include "isa.h"
-#include "mlx/allocator.h"
 #include "mlx/array.h"
-#include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
-#include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "mlx/version.h"
 #include "operands.h"
 #include "pool.h"
+#include "primitive.h"
 #include "qmm.h"
 #include "rms_norm.h"
 #include "rope.h"
@@ -31,15 +29,12 @@ namespace helix {
 namespace {
 
 // Inputs: x [..., K], codes, scales, biases, and for expert matrices the index of each row's matrix.
-class QuantizedMatmul : public mx::UnaryPrimitive {
+class QuantizedMatmul : public CpuPrimitive {
  public:
-  QuantizedMatmul(mx::Stream stream, int group, int bits) : UnaryPrimitive(stream), group_(group), bits_(bits) {}
+  QuantizedMatmul(mx::Stream stream, int group, int bits) : CpuPrimitive(stream), group_(group), bits_(bits) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    out.set_data(mx::allocator::malloc(out.nbytes()));
-    auto& encoder = mx::cpu::get_command_encoder(stream());
-    for (const mx::array& input : inputs) encoder.set_input_array(input);
-    encoder.set_output_array(out);
+    allocate_dense(out);
     const mx::array& x = inputs[0];
     const Weights weights{
         inputs[1].data<uint32_t>(), inputs[2].data<float>(), inputs[3].data<float>(), inputs[1].shape(-2), x.shape(-1),
@@ -47,15 +42,11 @@ class QuantizedMatmul : public mx::UnaryPrimitive {
     const Rows rows{
         x.data<void>(), out.data<void>(), scalar_of(x), static_cast<int64_t>(x.size() / x.shape(-1)), nullptr,
         x.strides(-1), inputs.size() > 4 ? inputs[4].data<uint32_t>() : nullptr};
-    encoder.dispatch([weights, rows, starts = row_starts(x)]() mutable {
+    encoder_for(inputs, out).dispatch([weights, rows, starts = row_starts(x)]() mutable {
       Rows placed = rows;
       if (!starts.empty()) placed.starts = starts.data();
       quantized_matmul(weights, placed);
     });
-  }
-
-  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
-    throw std::runtime_error("Helix's CPU kernels run on the CPU only");
   }
 
   const char* name() const override { return "HelixQuantizedMatmul"; }

@@ -1,15 +1,12 @@
 #include "rms_norm.h"
 
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
-#include "mlx/allocator.h"
 #include "mlx/array.h"
-#include "mlx/backend/cpu/encoder.h"
-#include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "operands.h"
+#include "primitive.h"
 #include "rms_norm_job.h"
 
 namespace nb = nanobind;
@@ -20,30 +17,23 @@ namespace helix {
 namespace {
 
 // Inputs: x [..., size], weight [size].
-class RmsNorm : public mx::UnaryPrimitive {
+class RmsNorm : public CpuPrimitive {
  public:
-  RmsNorm(mx::Stream stream, float eps) : UnaryPrimitive(stream), eps_(eps) {}
+  RmsNorm(mx::Stream stream, float eps) : CpuPrimitive(stream), eps_(eps) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    out.set_data(mx::allocator::malloc(out.nbytes()));
-    auto& encoder = mx::cpu::get_command_encoder(stream());
-    for (const mx::array& input : inputs) encoder.set_input_array(input);
-    encoder.set_output_array(out);
+    allocate_dense(out);
     const mx::array& x = inputs[0];
     const int64_t size = x.shape(-1);
     const int64_t count = static_cast<int64_t>(x.size()) / size;
     const NormJob norm{
         x.data<void>(), inputs[1].data<void>(), out.data<void>(), count, size, x.strides(-1), nullptr, eps_,
         scalar_of(x)};
-    encoder.dispatch([norm, starts = row_starts(x)] {
+    encoder_for(inputs, out).dispatch([norm, starts = row_starts(x)] {
       NormJob placed = norm;
       if (!starts.empty()) placed.starts = starts.data();
       rms_norm(placed);
     });
-  }
-
-  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
-    throw std::runtime_error("Helix's CPU kernels run on the CPU only");
   }
 
   const char* name() const override { return "HelixRmsNorm"; }

@@ -1,6 +1,5 @@
 #include "rms_norm_job.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "pool.h"
@@ -9,10 +8,7 @@
 namespace helix {
 namespace {
 
-// Elements that are worth a thread of their own: a few microseconds.
-constexpr int64_t kChunkWork = 32 * 1024;
 constexpr int kSums = 16;  // that a row's squares are shared between, so that they need not wait for each other
-
 
 template <class Type>
 float mean_square(const typename Type::Stored* x, int64_t stride, int64_t size) {
@@ -51,12 +47,9 @@ void normalise(const NormJob& n, int64_t row) {
 
 template <class Type>
 void normalise_all(const NormJob& n) {
-  const int64_t rows = std::max<int64_t>(kChunkWork / n.size, 1), chunks = (n.count + rows - 1) / rows;
-  const auto chunk = [&](int c) {
-    for (int64_t row = c * rows; row < std::min((c + 1) * rows, n.count); row++) normalise<Type>(n, row);
-  };
-  if (chunks == 1) return chunk(0);
-  parallel_for(static_cast<int>(chunks), chunk);
+  parallel_runs(n.count, n.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) normalise<Type>(n, row);
+  });
 }
 
 }  // namespace

@@ -4,17 +4,14 @@
 
 #include <algorithm>
 #include <memory>
-#include <stdexcept>
 #include <variant>
 #include <vector>
 
-#include "mlx/allocator.h"
 #include "mlx/array.h"
-#include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
-#include "mlx/primitives.h"
 #include "mlx/utils.h"
 #include "operands.h"
+#include "primitive.h"
 #include "rope_job.h"
 
 namespace nb = nanobind;
@@ -25,12 +22,13 @@ namespace helix {
 namespace {
 
 // Inputs: x [batch, heads, rows, dim], offsets [1] or [batch], frequencies [turned / 2].
-class Rope : public mx::UnaryPrimitive {
+class Rope : public CpuPrimitive {
  public:
   Rope(mx::Stream stream, bool traditional, float scale)
-      : UnaryPrimitive(stream), traditional_(traditional), scale_(scale) {}
+      : CpuPrimitive(stream), traditional_(traditional), scale_(scale) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    allocate_by_rows(out);
     const mx::array& x = inputs[0];
     RopeJob job{};
     job.x = x.data<void>();
@@ -39,7 +37,7 @@ class Rope : public mx::UnaryPrimitive {
     job.heads = x.shape(1);
     job.rows = x.shape(2);
     job.dim = x.shape(3);
-    job.y = allocate(out);
+    job.y = out.data<void>();
     job.offsets = inputs[1].data<int32_t>();
     job.offset_each = inputs[1].size() > 1;
     job.frequencies = inputs[2].data<float>();
@@ -47,14 +45,7 @@ class Rope : public mx::UnaryPrimitive {
     job.traditional = traditional_;
     job.scale = scale_;
     job.type = scalar_of(x);
-    auto& encoder = mx::cpu::get_command_encoder(stream());
-    for (const mx::array& input : inputs) encoder.set_input_array(input);
-    encoder.set_output_array(out);
-    encoder.dispatch([job] { rope(job); });
-  }
-
-  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
-    throw std::runtime_error("Helix's CPU kernels run on the CPU only");
+    encoder_for(inputs, out).dispatch([job] { rope(job); });
   }
 
   const char* name() const override { return "HelixRope"; }
@@ -67,17 +58,6 @@ class Rope : public mx::UnaryPrimitive {
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
 
  private:
-  // The rows of a sequence stay together, heads side by side, as they came from their product and as a store has them.
-  static void* allocate(mx::array& out) {
-    const int64_t heads = out.shape(1), rows = out.shape(2), dim = out.shape(3);
-    auto flags = out.flags();
-    flags.contiguous = true;
-    flags.row_contiguous = heads == 1 || rows == 1;
-    flags.col_contiguous = false;
-    out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), {rows * heads * dim, dim, heads * dim, 1}, flags);
-    return out.data<void>();
-  }
-
   bool traditional_;
   float scale_;
 };

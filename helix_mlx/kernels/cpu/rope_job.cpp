@@ -1,6 +1,5 @@
 #include "rope_job.h"
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -9,9 +8,6 @@
 
 namespace helix {
 namespace {
-
-// Elements that are worth a thread of their own: a few microseconds.
-constexpr int64_t kChunkWork = 32 * 1024;
 
 
 // One row of one head. `cosines` is [turned / 2], and the sines come after it.
@@ -51,15 +47,10 @@ void turn_heads(const RopeJob& t, int64_t b, int64_t row, float* cosines) {
 
 template <class Type>
 void turn_all(const RopeJob& t) {
-  const int64_t all = t.batch * t.rows, each = std::max<int64_t>(kChunkWork / (t.heads * t.dim), 1);
-  const int64_t chunks = (all + each - 1) / each;
-  const auto chunk = [&](int c) {
+  parallel_runs(t.batch * t.rows, t.heads * t.dim, [&](int64_t first, int64_t last) {
     std::vector<float> cosines(t.turned);
-    for (int64_t i = c * each; i < std::min((c + 1) * each, all); i++)
-      turn_heads<Type>(t, i / t.rows, i % t.rows, cosines.data());
-  };
-  if (chunks == 1) return chunk(0);
-  parallel_for(static_cast<int>(chunks), chunk);
+    for (int64_t i = first; i < last; i++) turn_heads<Type>(t, i / t.rows, i % t.rows, cosines.data());
+  });
 }
 
 }  // namespace

@@ -1,0 +1,30 @@
+// What all of the library's MLX primitives are: operations of one output that only a CPU does.
+#pragma once
+
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlx/backend/cpu/encoder.h"
+#include "mlx/primitives.h"
+
+namespace helix {
+
+class CpuPrimitive : public mlx::core::UnaryPrimitive {
+ public:
+  using UnaryPrimitive::UnaryPrimitive;
+
+  void eval_gpu(const std::vector<mlx::core::array>&, mlx::core::array&) override;
+
+ protected:
+  // The stream's encoder, told what the work to be dispatched reads and writes. The output's memory is there.
+  mlx::core::cpu::CommandEncoder& encoder_for(const std::vector<mlx::core::array>& inputs, mlx::core::array& out);
+};
+
+// Gives an output its memory, densely.
+void allocate_dense(mlx::core::array& out);
+
+// Gives an output [batch, heads, rows, dim] its memory, so that its rows lie as [batch, rows, heads, dim]: a row's
+// heads come side by side from a product and go side by side to a store or the next product, which moves no data.
+void allocate_by_rows(mlx::core::array& out);
+
+}  // namespace helix
