@@ -171,8 +171,7 @@ class _Job:
         _linked(self.folders["target"], made / "target")
         del trainer, best
         mx.clear_cache()
-        with self._engine(made / "draft") as engine:
-            after = self._measured(engine, "measuring the new draft")
+        after = self._measured(made / "draft", "measuring the new draft")
         report = self._report(course, before, after)
         self._finish(made, report)
         return report
@@ -186,9 +185,9 @@ class _Job:
                 engine, asked, self.wanted.samples, self.wanted.max_tokens, file,
                 lambda done, total: self.progress("the target writes", done, total),
             )  # fmt: skip
-            if not before.exists():
-                kept = self._measured(engine, "measuring the draft as it is")
-                before.write_text(json.dumps(kept), encoding="utf-8")
+        if not before.exists():
+            kept = self._measured(self.folders["draft"], "measuring the draft as it is")
+            before.write_text(json.dumps(kept), encoding="utf-8")
         measured = json.loads(before.read_text(encoding="utf-8"))
         told = ", ".join(f"{each['acceptance']:.3f} at temperature {each['temperature']:g}" for each in measured)
         self.line(f"{len(texts)} texts of the target; the draft as it is keeps {told}")
@@ -198,15 +197,19 @@ class _Job:
         config = EngineConfig(calibrate=False)
         return load(target=str(self.folders["target"]), draft=str(draft), config=config, notice=self.line)
 
-    def _measured(self, engine: Engine, label: str) -> list[dict[str, Any]]:
-        """Drafts kept on held-out prompts, by real speculation."""
+    def _measured(self, draft: Path, label: str) -> list[dict[str, Any]]:
+        """Drafts kept on held-out prompts, by real speculation, of an engine that has read nothing before.
+
+        What a prefix cache holds moves where cycles begin, and so, by a little, what is kept.
+        """
         found = []
-        asked = [each.tokens(engine.pair.tokenizer) for each in self.prompts.held_out]
-        for number, temperature in enumerate(MEASURED_TEMPERATURES):
-            self.progress(label, number, len(MEASURED_TEMPERATURES))
-            most = self.wanted.max_tokens
-            kept = measure_kept(engine, asked, "held out", temperature, "model", most, MEASURED_DRAFTS)
-            found.append(kept.to_json())
+        with self._engine(draft) as engine:
+            asked = [each.tokens(engine.pair.tokenizer) for each in self.prompts.held_out]
+            for number, temperature in enumerate(MEASURED_TEMPERATURES):
+                self.progress(label, number, len(MEASURED_TEMPERATURES))
+                most = self.wanted.max_tokens
+                kept = measure_kept(engine, asked, "held out", temperature, "model", most, MEASURED_DRAFTS)
+                found.append(kept.to_json())
         return found
 
     def _ask(self, texts: list[Text]) -> list[Opinion]:
