@@ -1,6 +1,6 @@
 """A decoding step over pages, beside the same batch in mlx-lm's own contiguous batch cache.
 
-    python -m helix_mlx.bench.step_cost [--quick] [--json FILE]
+    python -m helix_mlx.bench.step_cost [--quick] [--repeats N] [--json FILE]
 
 One model of TinyLlama's width, random weights, 4 bits; both sides run the same object, so the same products. A step of
 Helix is `Runner.step`: the schedule, a cycle of K = 0 for the whole batch, the tokens on the host, each taken into its
@@ -271,10 +271,11 @@ def whole_table(pair: Pair, batches: Seq[int], repeats: int, lookahead: int | No
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Smaller models and fewer blocks.")
+@click.option("--repeats", type=click.IntRange(1), help="Blocks a side  [default: 6; without kernels 3]")
 @click.option("--lookahead", type=int, help="Cycles ahead of the reading.")
 @click.option("--kernels", type=click.Choice(["both", "on", "off"]), default="both", show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(quick: bool, lookahead: int | None, kernels: str, json_file: Path | None) -> None:
+def main(quick: bool, repeats: int | None, lookahead: int | None, kernels: str, json_file: Path | None) -> None:
     """Print the time of a decoding step over pages and in mlx-lm's batch cache."""
     rows: list[Row] = []
     if kernels != "off":
@@ -283,11 +284,11 @@ def main(quick: bool, lookahead: int | None, kernels: str, json_file: Path | Non
         if pair.kernels.library is None:
             click.echo(f"no CPU kernels: {pair.kernels.reason}")
         else:
-            rows += whole_table(pair, BATCHES, 3 if quick else 6, lookahead)
+            rows += whole_table(pair, BATCHES, repeats or (3 if quick else 6), lookahead)
     if kernels != "on":
         # MLX's own products are slow here, on both sides alike, so one layer has to do.
         pair = pair_of(random_llama(0, quantized=True, num_hidden_layers=1, **WIDTH), None, "off")
-        rows += whole_table(pair, BATCHES[:-1] if quick else BATCHES, 1 if quick else 3, lookahead)
+        rows += whole_table(pair, BATCHES[:-1] if quick else BATCHES, repeats or (1 if quick else 3), lookahead)
     found = [
         Asked(
             f"batch {row.batch}, context {row.context}, kernels {'on' if row.kernels else 'off'}: pages by contiguous",

@@ -17,8 +17,8 @@ class Stored:
     """Where one layer's keys and values of a batch lie.
 
     Args:
-        pages: keys and values, each [n_pages, page_size, kv_heads, dim].
-        block_table, committed: as in `gather`.
+        pages: keys and values, each [n_pages, kv_heads, page_size, dim].
+        block_table, committed: as in `GatherRows.of`.
         tail: keys and values, each [B, tail_slots, kv_heads, dim], the rows of this pass included.
         lengths: [B] int32, positions before the rows of this pass.
     """
@@ -34,7 +34,7 @@ def gather_run(pages: mx.array, run: tuple[int, int], tail: mx.array, limit: int
     """One sequence whose pages lie side by side: a slice of the pool, then the tail.
 
     Args:
-        pages: [n_pages, page_size, heads, dim], one layer's keys or values.
+        pages: [n_pages, heads, page_size, dim], one layer's keys or values.
         run: the first page and how many follow each other, from position 0 on.
         tail: [1, tail_slots, heads, dim]; slot 0 is the first position after the run.
         limit: positions wanted at most.
@@ -43,33 +43,62 @@ def gather_run(pages: mx.array, run: tuple[int, int], tail: mx.array, limit: int
         [1, heads, S, dim] with S = min(limit, positions held).
     """
     first, count = run
-    heads, dim = pages.shape[2:]
-    # Heads come first before joining, not after: a transposed result would be copied once more by the matmul.
+    heads, page_size, dim = pages.shape[1:]
     tail = tail.transpose(0, 2, 1, 3)
     if count == 0:
         return tail[:, :, :limit]
-    paged = pages[first : first + count].reshape(1, -1, heads, dim).transpose(0, 2, 1, 3)
-    return mx.concatenate([paged, tail[:, :, : limit - paged.shape[2]]], axis=2)
+    # Joined page by page, with the tail filled up to whole ones: joined by position, the pages would be copied twice.
+    filled = mx.pad(tail[0], [(0, 0), (0, -tail.shape[2] % page_size), (0, 0)])
+    paged = pages[first : first + count].transpose(1, 0, 2, 3)
+    joined = mx.concatenate([paged, filled.reshape(heads, -1, page_size, dim)], axis=1).reshape(1, heads, -1, dim)
+    return joined[:, :, : min(limit, count * page_size + tail.shape[2])]
 
 
-def gather(pages: mx.array, block_table: mx.array, committed: mx.array, tail: mx.array, limit: int) -> mx.array:
+@dataclass(frozen=True)
+class GatherRows:
+    """Where a gather finds the pages of a batch and lays each tail: the same for all layers with as many heads.
+
+    Args:
+        found: [B, heads, W] int32, rows of a layer's pages seen as [n_pages * heads, page_size, dim].
+        laid: [B, heads, tail_slots] int32, rows of the result seen as [B * heads * W * page_size, dim].
+    """
+
+    found: mx.array
+    laid: mx.array
+
+    @classmethod
+    def of(cls, block_table: mx.array, committed: mx.array, slots: int, page_size: int, heads: int) -> GatherRows:
+        """The rows of a batch.
+
+        Args:
+            block_table: [B, W] int32 page numbers; columns after a sequence's last page name the page of zeros,
+                and W leaves room for the tail: W * page_size >= committed + tail_slots.
+            committed: [B] int32, positions in pages.
+            slots, page_size, heads: of the tail, of the pages, of the layer.
+        """
+        batch, width = block_table.shape
+        head = mx.arange(heads)[:, None]
+        matrix = (mx.arange(batch)[:, None, None] * heads + head) * (width * page_size)
+        return cls(block_table[:, None] * heads + head, matrix + committed[:, None, None] + mx.arange(slots))
+
+
+def gather(pages: mx.array, rows: GatherRows, tail: mx.array, limit: int) -> mx.array:
     """A ragged batch: pages through the block table, with each tail laid over its own first free position.
 
     Args:
-        pages: [n_pages, page_size, heads, dim], one layer's keys or values.
-        block_table: [B, W] int32 page numbers; columns after a sequence's last page name the page of zeros,
-            and W leaves room for the tail: W * page_size >= committed + tail_slots.
-        committed: [B] int32, positions in pages.
+        pages: [n_pages, heads, page_size, dim], one layer's keys or values.
+        rows: where they lie.
         tail: [B, tail_slots, heads, dim].
         limit: positions wanted at most.
 
     Returns:
         [B, heads, S, dim] with S = min(limit, W * page_size).
     """
-    batch, slots, heads, dim = tail.shape
-    joined = pages[block_table].reshape(batch, -1, heads, dim)
-    joined[mx.arange(batch)[:, None], committed[:, None] + mx.arange(slots)[None]] = tail
-    return joined[:, :limit].transpose(0, 2, 1, 3)
+    heads, dim = pages.shape[1], pages.shape[3]
+    # Each head's positions have to lie side by side: the matmul would else copy them, once a query head.
+    joined = pages.flatten(0, 1)[rows.found].reshape(-1, dim)
+    joined[rows.laid] = tail.transpose(0, 2, 1, 3)
+    return joined.reshape(tail.shape[0], heads, -1, dim)[:, :, :limit]
 
 
 def attention_mask(lengths: mx.array, rows: int, keys: int, window: int | None) -> mx.array:
@@ -112,9 +141,15 @@ def paged_attention(
     Returns:
         [B, query_heads, M, value_dim].
     """
-    limit = stored.block_table.shape[1] * stored.pages[0].shape[1]
+    page_size = stored.pages[0].shape[2]
+    limit = stored.block_table.shape[1] * page_size
     keys, values = (
-        gather(pages, stored.block_table, stored.committed, tail, limit)
+        gather(
+            pages,
+            GatherRows.of(stored.block_table, stored.committed, tail.shape[1], page_size, pages.shape[1]),
+            tail,
+            limit,
+        )
         for pages, tail in zip(stored.pages, stored.tail, strict=True)
     )
     mask = attention_mask(stored.lengths, queries.shape[2], keys.shape[2], window)

@@ -37,7 +37,9 @@ class LayerShape:
 
 
 class PagePool:
-    """Keys and values `[n_pages + 1, page_size, heads, dim]` a layer, for both models of a pair.
+    """Keys and values `[n_pages + 1, heads, page_size, dim]` a layer, for both models of a pair.
+
+    A head's positions lie side by side, as attention reads them.
 
     The arrays are allocated once and never grow. Page 0 holds zeros. A page is written whole, once for each
     model, by `write`, and does not change until it is freed. Writing is in place when nothing in flight
@@ -56,9 +58,12 @@ class PagePool:
         self.allocator = PageAllocator(n_pages)
         self.layers = [list(layers) for layers in models]
         self.direct: list[CpuLibrary | None] = [None for _ in models]
-        shape = (n_pages + 1, page_size)
-        self.keys = [[mx.zeros((*shape, s.key_heads, s.key_dim), s.dtype) for s in layers] for layers in models]
-        self.values = [[mx.zeros((*shape, s.value_heads, s.value_dim), s.dtype) for s in layers] for layers in models]
+
+        def pages(heads: int, dim: int, dtype: mx.Dtype) -> mx.array:
+            return mx.zeros((n_pages + 1, heads, page_size, dim), dtype)
+
+        self.keys = [[pages(s.key_heads, s.key_dim, s.dtype) for s in layers] for layers in models]
+        self.values = [[pages(s.value_heads, s.value_dim, s.dtype) for s in layers] for layers in models]
         mx.eval(self.keys, self.values)
 
     @staticmethod
@@ -82,7 +87,7 @@ class PagePool:
         Args:
             model: TARGET or DRAFT.
             pages: N page numbers, all held.
-            layer_keys, layer_values: a layer, [N, page_size, heads, dim].
+            layer_keys, layer_values: a layer, [N, heads, page_size, dim].
         """
         assert all(self.allocator.holders(page) for page in pages)
         if model == DRAFT:

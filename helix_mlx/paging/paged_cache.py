@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from helix_mlx.kernels.cpu_attention import InPlace, Sight
-from helix_mlx.kernels.paged_attention import Stored, attention_mask, gather, gather_run
+from helix_mlx.kernels.paged_attention import GatherRows, Stored, attention_mask, gather, gather_run
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import ZERO_PAGE
 from helix_mlx.paging.page_pool import PagePool
@@ -52,6 +52,7 @@ class PagedKV:
         self.tail = tail
         self.committed = list(committed)
         self._address: Address | None = None
+        self._gather_rows: dict[int, GatherRows] = {}
 
     @classmethod
     def empty(cls, pool: PagePool, model: int, table: BlockTable, slots: int) -> PagedKV:
@@ -135,6 +136,13 @@ class PagedKV:
             self._address = Address(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
         return self._address
 
+    def gather_rows(self, heads: int) -> GatherRows:
+        """Where a gather finds the positions of layers with so many heads; kept until pages come or go."""
+        if heads not in self._gather_rows:
+            at, size = self.address(), self.pool.page_size
+            self._gather_rows[heads] = GatherRows.of(at.block_table, at.committed, self.tail.slots, size, heads)
+        return self._gather_rows[heads]
+
     def resize_tail(self, slots: int) -> None:
         """Give the tail so many slots; what a pass knows of the room behind the pages is made anew."""
         self.tail = self.tail.resized(slots)
@@ -143,6 +151,7 @@ class PagedKV:
     def forget_address(self) -> None:
         """Pages have come or gone."""
         self._address = None
+        self._gather_rows.clear()
 
 
 def commit(kvs: Sequence[PagedKV], lengths: Sequence[Sequence[int]]) -> int:
@@ -206,7 +215,7 @@ class PagedView:
         address = self.address
         if address.run is not None:
             return gather_run(pages, address.run, tail, self.limit)
-        return gather(pages, address.block_table, address.committed, tail, self.limit)
+        return gather(pages, self.kv.gather_rows(pages.shape[1]), tail, self.limit)
 
     def mask(self, rows: int, window: int | None) -> mx.array:
         """[B, 1, rows, S] bool, made once a pass and window."""

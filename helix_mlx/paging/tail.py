@@ -90,12 +90,13 @@ class Tail:
                 arrays[layer] = flat.reshape(old.shape)
 
     def whole_pages(self, counts: Sequence[int], page_size: int) -> tuple[list[mx.array], list[mx.array]]:
-        """The first `counts[b]` pages' worth of each sequence b, one after the other: [sum(counts), page_size, ...]."""
+        """The first `counts[b]` pages' worth of each sequence b, one after the other: [sum(counts), heads,
+        page_size, dim]."""
 
         def cut(array: mx.array) -> mx.array:
             parts = [array[b, : n * page_size] for b, n in enumerate(counts) if n]
             joined = parts[0] if len(parts) == 1 else mx.concatenate(parts)
-            return joined.reshape(-1, page_size, *array.shape[2:])
+            return joined.reshape(-1, page_size, *array.shape[2:]).transpose(0, 2, 1, 3)
 
         return [cut(a) for a in self.keys], [cut(a) for a in self.values]
 

@@ -70,7 +70,7 @@ class Texts:
             for b, text in enumerate(held):
                 pool[tables[b]] = text[: committed[b]].reshape(-1, page, *text.shape[1:])
                 tail[b, : ends[b] - committed[b]] = text[committed[b] : ends[b]]
-            both.append((mx.array(pool), mx.array(tail)))
+            both.append((mx.array(pool.swapaxes(1, 2)), mx.array(tail)))
         table = np.stack([np.pad(t, (0, width - len(t))) for t in tables]).astype(np.int32)
         lengths = mx.array([end - rows for end in ends], mx.int32)
         pages, tails = zip(*both, strict=True)

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from helix_mlx.kernels.paged_attention import Stored, gather, gather_run, paged_attention
+from helix_mlx.kernels.paged_attention import GatherRows, Stored, gather, gather_run, paged_attention
 
 
 def written_out(queries, keys, values, lengths, scale, window, sinks):  # type: ignore[no-untyped-def]
@@ -43,7 +43,7 @@ def test_equals_the_arithmetic_written_out(window: int | None, with_sinks: bool)
             for index, number in enumerate(tables[b]):
                 pool[number] = text[index * page : (index + 1) * page]
             tail[b, : len(text) - committed[b]] = text[committed[b] :]
-        pools.append(mx.array(pool))
+        pools.append(mx.array(pool.swapaxes(1, 2)))
         tails.append(mx.array(tail))
     table = mx.array([t + [0] * (6 - len(t)) for t in tables])
     stored = Stored((pools[0], pools[1]), table, mx.array(committed), (tails[0], tails[1]), mx.array(lengths))
@@ -54,7 +54,8 @@ def test_equals_the_arithmetic_written_out(window: int | None, with_sinks: bool)
 
 
 def test_a_run_reads_the_same_as_its_block_table() -> None:
-    pages = mx.random.normal((10, 4, 2, 8))
+    pages = mx.random.normal((10, 2, 4, 8))
     tail = mx.random.normal((1, 9, 2, 8))
-    by_table = gather(pages, mx.array([[3, 4, 5, 0, 0, 0]]), mx.array([12]), tail, 17)
+    rows = GatherRows.of(mx.array([[3, 4, 5, 0, 0, 0]]), mx.array([12]), slots=9, page_size=4, heads=2)
+    by_table = gather(pages, rows, tail, 17)
     assert mx.array_equal(by_table, gather_run(pages, (3, 3), tail, 17))

@@ -28,6 +28,11 @@ Strided strided(const mx::array& a) {
   return {a.data<void>(), {a.strides(0), a.strides(1), a.strides(2), a.strides(3)}};
 }
 
+// Pages lie head by head, and are read position by position as tails are.
+Strided by_position(const mx::array& pages) {
+  return {pages.data<void>(), {pages.strides(0), pages.strides(2), pages.strides(1), pages.strides(3)}};
+}
+
 // Inputs: queries, pages of keys and of values, block table, committed, tail of keys and of values, lengths, sinks.
 class PagedAttention : public CpuPrimitive {
  public:
@@ -57,8 +62,8 @@ class PagedAttention : public CpuPrimitive {
     const mx::array &queries = in[0], &pages = in[1], &tail = in[5];
     AttentionJob job{};
     job.queries = strided(queries);
-    job.key_pages = strided(pages);
-    job.value_pages = strided(in[2]);
+    job.key_pages = by_position(pages);
+    job.value_pages = by_position(in[2]);
     job.key_tail = strided(tail);
     job.value_tail = strided(in[6]);
     job.table = in[3].data<int32_t>();
@@ -68,12 +73,12 @@ class PagedAttention : public CpuPrimitive {
     job.out = out;
     job.type = scalar_of(queries);
     job.batch = queries.shape(0);
-    job.kv_heads = pages.shape(2);
+    job.kv_heads = pages.shape(1);
     job.group = queries.shape(1) / job.kv_heads;
     job.rows = queries.shape(2);
     job.key_dim = queries.shape(3);
     job.value_dim = in[2].shape(3);
-    job.page_size = pages.shape(1);
+    job.page_size = pages.shape(2);
     job.table_width = in[3].shape(1);
     job.slots = tail.shape(1);
     job.window = window_;
@@ -90,15 +95,16 @@ using Pair = std::pair<mx::array, mx::array>;
 void check_shapes(const mx::array& queries, const Pair& pages, const Pair& tail) {
   scalar_of(queries);
   check(queries.ndim() == 4, "the queries have to be [batch, heads, rows, dim]");
-  for (const Pair* pair : {&pages, &tail}) {
+  for (const auto& [pair, head_axis] : {std::pair{&pages, 1}, std::pair{&tail, 2}}) {
     const mx::array &keys = pair->first, &values = pair->second;
     check(keys.ndim() == 4 && values.ndim() == 4, "pages and tail need four axes");
     check(keys.dtype() == queries.dtype() && values.dtype() == queries.dtype(), "the types differ");
     for (int axis = 0; axis < 3; axis++) check(keys.shape(axis) == values.shape(axis), "keys and values differ");
-    check(keys.shape(2) > 0 && queries.shape(1) % keys.shape(2) == 0, "the heads do not fit each other");
+    const int heads = keys.shape(head_axis);
+    check(heads > 0 && queries.shape(1) % heads == 0, "the heads do not fit each other");
     check(keys.shape(3) == queries.shape(3) && keys.shape(3) > 0, "queries and keys differ in their last axis");
   }
-  check(pages.first.shape(2) == tail.first.shape(2), "pages and tail differ in their heads");
+  check(pages.first.shape(1) == tail.first.shape(2), "pages and tail differ in their heads");
   check(pages.second.shape(3) == tail.second.shape(3), "pages and tail differ in their last axis");
   check(tail.first.shape(0) == queries.shape(0), "there has to be a tail a sequence");
 }

@@ -17,7 +17,7 @@ struct Strided {
 // p < committed[b], and in tail slot p - committed[b] after that. Row i of a sequence sits at position lengths[b] + i.
 struct AttentionJob {
   Strided queries;                  // [batch, kv_heads * group, rows, key_dim]
-  Strided key_pages, value_pages;   // [pages, page_size, kv_heads, dim]
+  Strided key_pages, value_pages;   // [pages, page_size, kv_heads, dim], in whatever order they lie
   Strided key_tail, value_tail;     // [batch, slots, kv_heads, dim]
   const int32_t* table;             // [batch, table_width]
   const int32_t* committed;         // [batch]
