@@ -18,6 +18,8 @@ from helix_mlx.speculative.ngram import LONG
 
 NGRAM_PRIOR = {True: 0.7, False: 0.35}
 """The share kept of drafts that were looked up, where nothing is known: by whether the match was a long one."""
+USUAL_MEMORY = 0.995
+"""What is usual is that of many answers, some 200 cycles: by the last one alone, a bad one would park all that follow."""
 REST = 7
 """Cycles without drafts that go on as they are, as long as n-grams have no more to offer than before."""
 LONG_READ = 16
@@ -223,7 +225,8 @@ class Drafting:
         """What the drafts of sequences of about this temperature came to lately."""
         key = kind, round(2 * min(sequence.params.temperature, 2.0))
         if key not in self._usual:
-            self._usual[key] = Acceptance(PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM])
+            prior = PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM]
+            self._usual[key] = Acceptance(prior, USUAL_MEMORY)
         return self._usual[key]
 
 
