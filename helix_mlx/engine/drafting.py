@@ -19,7 +19,7 @@ from helix_mlx.speculative.ngram import LONG
 NGRAM_PRIOR = {True: 0.7, False: 0.35}
 """The share kept of drafts that were looked up, where nothing is known: by whether the match was a long one."""
 USUAL_MEMORY = 0.995
-"""What is usual is that of many answers, some 200 cycles: by the last one alone, a bad one would park all that follow."""
+"""What is usual is that of many answers, some 200 cycles: by the last one alone, a bad one parks those that follow."""
 REST = 7
 """Cycles without drafts that go on as they are, as long as n-grams have no more to offer than before."""
 LONG_READ = 16

@@ -25,7 +25,7 @@ CATCH_UP_SHARE = 0.01
 """The share that reading what the draft missed meanwhile may cost besides."""
 FRESH_TRIES = 2
 """Tries at the beginning of an answer, where those before it say that drafts would not pay: this one may be another."""
-FRESH_SHARE = 0.03
+FRESH_SHARE = 0.01
 """The share of an answer's time that reading the prompt for them may cost."""
 HORIZON = 64
 """Tokens over which it has to pay that a draft model reads what it missed."""
