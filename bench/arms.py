@@ -6,7 +6,7 @@ Every arm answers a prompt of token ids and tells when each token came. All stop
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from mlx_lm.generate import generate_step, speculative_generate_step
 from mlx_lm.sample_utils import make_sampler
 
 from helix_mlx.engine.engine import Engine
+from helix_mlx.errors import SettingsError
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
 
@@ -134,19 +135,33 @@ def helix_arm(engine: Engine, draft_tokens: int | None, drafter: str | None, ask
 
 
 def all_arms(theirs: Pair, ours: Engine, *, few: bool = False) -> dict[str, Arm]:
-    """Every arm by its name, mlx-lm plain and Helix plain first.
+    """Every arm by its name: mlx-lm's, then Helix plain and auto, which take their turns side by side.
 
     Args:
         theirs: the pair as mlx-lm loads it.
         ours: Helix on the same weights.
         few: leave out draft lengths of which the others tell enough.
     """
-    named: dict[str, Arm] = {THEIRS: partial(mlx_lm_arm, theirs, 0), PLAIN: partial(helix_arm, ours, 0, None)}
+    named: dict[str, Arm] = {THEIRS: partial(mlx_lm_arm, theirs, 0)}
     if theirs.draft is not None:
         lengths = THEIR_LENGTHS[1:2] if few else THEIR_LENGTHS
         named |= {f"mlx-lm K={count}": partial(mlx_lm_arm, theirs, count) for count in lengths}
+    named[PLAIN] = partial(helix_arm, ours, 0, None)
+    named[AUTO] = partial(helix_arm, ours, None, None)
+    named[NGRAM] = partial(helix_arm, ours, 4, "ngram")
+    if theirs.draft is not None:
         fixed = (2, 4) if few else range(1, MAX_DRAFT_TOKENS + 1)
         named |= {f"helix K={count}": partial(helix_arm, ours, count, "model") for count in fixed}
-    named[NGRAM] = partial(helix_arm, ours, 4, "ngram")
-    named[AUTO] = partial(helix_arm, ours, None, None)
     return named
+
+
+def chosen_arms(named: dict[str, Arm], wanted: Sequence[str]) -> dict[str, Arm]:
+    """Those that are asked for, with Helix plain and auto; all where none is.
+
+    Raises:
+        SettingsError: there is no arm of such a name.
+    """
+    for name in wanted:
+        if name not in named:
+            raise SettingsError(f'there is no arm "{name}" for this pair; there are: {", ".join(named)}')
+    return {name: arm for name, arm in named.items() if not wanted or name in (PLAIN, AUTO, *wanted)}

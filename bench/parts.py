@@ -43,6 +43,7 @@ class Scope:
     repeats: int | None = None
     max_tokens: int | None = None
     rest_s: float | None = None
+    arms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def run_latency(run: Run) -> None:
     )
     records: list[latency.Record] = []
     try:
-        named = arms.all_arms(run.theirs, run.ours, few=quick)
+        named = arms.chosen_arms(arms.all_arms(run.theirs, run.ours, few=quick), scope.arms)
         latency.measure(run.ours, named, plan, run.progress, records)
     finally:
         run.receipt.parts["latency"] = [record.to_json() for record in records]

@@ -37,6 +37,7 @@ WORKLOADS = ("code", "edit", "chat", "prose", "json", "summary")
     metavar="N",
     help="Prompts of N tokens; may be repeated.",
 )
+@click.option("--arm", "arms", multiple=True, metavar="NAME", help='Latency of "helix K=2", say; may be repeated.')
 @click.option("--repeats", type=click.IntRange(1), metavar="N", help="Prompts of each workload.")
 @click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Longest answer.")
 @click.option("--rest", "rest_s", type=click.FloatRange(0), metavar="SECONDS", help="Before each answer.")
@@ -83,7 +84,7 @@ def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt
     from helix_mlx.bench.parts import Chosen, Run, Scope, loaded
 
     chosen = Chosen(**{n: options[n] for n in ("pair", "target", "draft", "synthetic", "acceptance", "cpu_kernels")})
-    names = ("quick", "workloads", "temperatures", "contexts", "repeats", "max_tokens", "rest_s")
+    names = ("quick", "workloads", "temperatures", "contexts", "repeats", "max_tokens", "rest_s", "arms")
     scope = Scope(**{name: options[name] for name in names})
     with ExitStack() as stack:
         with ticking(terminal, "Loading"):

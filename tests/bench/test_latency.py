@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from helix_mlx.bench.arms import AUTO, PLAIN, THEIRS, Answer, Ask, all_arms
+from helix_mlx.bench.arms import AUTO, PLAIN, THEIRS, Answer, Ask, all_arms, chosen_arms
 from helix_mlx.bench.latency import Found, Plan, Record, judge, measure, show
 from helix_mlx.engine.engine import Engine
+from helix_mlx.errors import SettingsError
 
 PLAN = Plan(("code", "chat"), (0.0,), (None,), repeats=2, max_tokens=6, rest_s=0.0)
 
@@ -67,3 +68,16 @@ def test_ratios_are_those_of_one_repeat() -> None:
 def test_what_was_asked_is_told_apart(auto: float, met: list[bool]) -> None:
     lines = judge(Found(made_up({THEIRS: 10, "mlx-lm K=2": 8, PLAIN: 20, "helix K=2": 30, AUTO: auto})))
     assert [line.met for line in lines] == met
+
+
+def test_arms_that_were_asked_for_are_beside_plain_and_auto(engine: Engine) -> None:
+    named = all_arms(engine.pair, engine)
+    assert list(chosen_arms(named, ())) == list(named)
+    assert set(chosen_arms(named, ["helix K=2"])) == {PLAIN, AUTO, "helix K=2"}
+    with pytest.raises(SettingsError, match=r'no arm "helix K=9".*helix K=7'):
+        chosen_arms(named, ["helix K=9"])
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    found = judge(Found(made_up({PLAIN: 100, AUTO: 120, "helix K=2": 110})))
+    assert [line.met for line in found] == [True, True]
