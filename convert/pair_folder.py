@@ -13,6 +13,7 @@ from typing import Any
 
 from helix_mlx import __version__
 from helix_mlx.convert.checkpoint import convert_checkpoint
+from helix_mlx.convert.exclusive import exclusively
 from helix_mlx.convert.recipe import Recipe
 from helix_mlx.convert.source import Line, Source, check_room, find_source
 from helix_mlx.errors import ModelError, SettingsError
@@ -56,10 +57,16 @@ def convert_pair(wanted: Wanted, line: Line, progress: Progress) -> Manifest:
     An interruption keeps what is whole, beside; the same call goes on from there.
 
     Raises:
-        HelixError: as `find_source` and `convert_checkpoint`; or the folder exists, or the vocabularies do not fit.
+        HelixError: as `find_source` and `convert_checkpoint`; or the folder exists, another process is making it, or
+            the vocabularies do not fit.
     """
     if wanted.out.exists():
         raise SettingsError(f"{wanted.out} exists already; remove it first, or choose another --out")
+    with exclusively(wanted.out):
+        return _convert(wanted, line, progress)
+
+
+def _convert(wanted: Wanted, line: Line, progress: Progress) -> Manifest:
     found = {"target": _find(wanted, wanted.target, wanted.revision, line)}
     if wanted.draft is not None:
         found["draft"] = _find(wanted, wanted.draft, wanted.draft_revision, line)

@@ -22,6 +22,7 @@ from helix_mlx.convert.distill.student import Student
 from helix_mlx.convert.distill.teacher import Opinion, ask_teacher
 from helix_mlx.convert.distill.texts import Text, write_texts
 from helix_mlx.convert.distill.training import Course, Schedule, Trainer
+from helix_mlx.convert.exclusive import exclusively
 from helix_mlx.convert.source import check_room
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.engine.kept import measure_kept
@@ -94,12 +95,13 @@ def distill(wanted: Wanted, line: Line, progress: Progress) -> dict[str, Any]:
     pair = named_pair(wanted.pair)
     folders = _folders(pair)
     work = wanted.out.with_name(f".{wanted.out.name}.part")
-    try:
-        _begin(work, wanted, prompts, folders, line)
-        report = _Job(wanted, prompts, pair, folders, work, line, progress).run()
-    except OSError as error:
-        raise ModelError(f"cannot write {work}: {error.strerror or error}; choose another --out") from error
-    shutil.rmtree(work, ignore_errors=True)
+    with exclusively(wanted.out):
+        try:
+            _begin(work, wanted, prompts, folders, line)
+            report = _Job(wanted, prompts, pair, folders, work, line, progress).run()
+        except OSError as error:
+            raise ModelError(f"cannot write {work}: {error.strerror or error}; choose another --out") from error
+        shutil.rmtree(work, ignore_errors=True)
     return report
 
 

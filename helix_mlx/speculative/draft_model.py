@@ -16,6 +16,8 @@ from helix_mlx.speculative.verification.types import Draft
 class DraftModel:
     """Draws each draft from the draft model's filtered distribution. It reads tokens as the model itself does.
 
+    A draft is enqueued as soon as it is built, and nobody waits for it.
+
     The first pass reads the last two tokens: after a full acceptance the draft has not read the one before the
     last yet, and reading it again where it has costs next to nothing and keeps shapes fixed. Where it has missed a few
     more, since others drafted, it reads those along with them.
@@ -53,6 +55,8 @@ class DraftModel:
             token, token_probs = draft_token(
                 draft_logits, index, context.filters, context.seeds, context.positions, context.rules
             )
+            # The device begins here, while the host builds what follows: the next draft, or the target's pass.
+            mx.async_eval(token, *([] if token_probs is None else [token_probs]))
             tokens.append(token)
             if token_probs is not None:
                 probs.append(token_probs)

@@ -40,5 +40,5 @@ class Drafter(Protocol):
     """Proposes tokens; it never sees the target's answer, and commits nothing."""
 
     def propose(self, context: DraftContext, count: int) -> Draft:
-        """`count` >= 1 tokens a sequence, lazily, with the probabilities they were drawn from."""
+        """`count` >= 1 tokens a sequence, with the probabilities they were drawn from; the host waits for none."""
         ...

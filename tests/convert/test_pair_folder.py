@@ -11,6 +11,7 @@ import pytest
 from helix_mlx.config import EngineConfig
 from helix_mlx.convert import pair_folder
 from helix_mlx.convert.checkpoint import convert_checkpoint
+from helix_mlx.convert.exclusive import exclusively
 from helix_mlx.convert.pair_folder import Wanted, convert_pair, out_folder
 from helix_mlx.convert.recipe import Recipe
 from helix_mlx.engine.engine import load
@@ -78,6 +79,15 @@ def test_a_folder_that_exists_is_left_alone(sources: tuple[Path, Path], tmp_path
     with pytest.raises(SettingsError, match="exists already"):
         convert(wanted(sources, out))
     assert (out / "mine").read_text() == "mine"
+
+
+def test_what_another_process_is_making_is_left_alone(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "pair"
+    half = tmp_path / ".pair.part" / "target"
+    half.mkdir(parents=True)
+    with exclusively(out), pytest.raises(SettingsError, match="another process"):
+        convert(wanted(sources, out))
+    assert half.is_dir()
 
 
 def test_ctrl_c_leaves_nothing_that_loads_and_the_next_try_goes_on(
