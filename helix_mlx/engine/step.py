@@ -95,6 +95,8 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], found: dict[int, list[
         rows = mx.concatenate([rows, draft.tokens], axis=1)
     caches = batch.target.caches(batch.positions, limit + 1 + count, exact)
     target_logits = models.target(rows, cache=caches)
+    # The device goes on here while the host builds what follows.
+    mx.async_eval(target_logits)
     verdict = verify(Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules, counts)
     kept = verdict.accepted[:, None]
     if count:
