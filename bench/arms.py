@@ -23,6 +23,8 @@ from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
 PLAIN, AUTO, NGRAM, THEIRS = "helix plain", "helix auto", "helix n-gram", "mlx-lm plain"
 THEIR_LENGTHS = (2, 3, 4)
 """Draft lengths of mlx-lm's own speculation."""
+NGRAM_LENGTH = 4
+"""The draft length of n-grams where it is fixed."""
 
 
 @dataclass
@@ -148,7 +150,7 @@ def all_arms(theirs: Pair, ours: Engine, *, few: bool = False) -> dict[str, Arm]
         named |= {f"mlx-lm K={count}": partial(mlx_lm_arm, theirs, count) for count in lengths}
     named[PLAIN] = partial(helix_arm, ours, 0, None)
     named[AUTO] = partial(helix_arm, ours, None, None)
-    named[NGRAM] = partial(helix_arm, ours, 4, "ngram")
+    named[NGRAM] = partial(helix_arm, ours, NGRAM_LENGTH, "ngram")
     if theirs.draft is not None:
         fixed = (2, 4) if few else range(1, MAX_DRAFT_TOKENS + 1)
         named |= {f"helix K={count}": partial(helix_arm, ours, count, "model") for count in fixed}

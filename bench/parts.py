@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from helix_mlx.bench import acceptance, arms, exactness, kernels, latency, memory, throughput
-from helix_mlx.bench.prompts import WORKLOADS, mixed_prompts
+from helix_mlx.bench.prompts import TEMPERATURES, WORKLOADS, mixed_prompts
 from helix_mlx.bench.receipt import Receipt
 from helix_mlx.bench.report import table
 from helix_mlx.bench.synthetic import synthetic_pair
@@ -98,7 +98,7 @@ def run_latency(run: Run) -> None:
     scope, quick = run.scope, run.scope.quick
     plan = latency.Plan(
         workloads=scope.workloads or (("code", "edit", "chat") if quick else WORKLOADS),
-        temperatures=scope.temperatures or ((0.0,) if quick else (0.0, 0.7, 1.0)),
+        temperatures=scope.temperatures or ((0.0,) if quick else TEMPERATURES),
         contexts=scope.contexts or (None,),
         repeats=scope.repeats or (1 if quick else 3),
         max_tokens=scope.max_tokens or (32 if quick else 64),
@@ -150,7 +150,7 @@ def run_exactness(run: Run) -> None:
 def run_acceptance(run: Run) -> None:
     """How many drafts are kept."""
     quick = run.scope.quick
-    temperatures = run.scope.temperatures or ((0.0,) if quick else (0.0, 0.7, 1.0))
+    temperatures = run.scope.temperatures or ((0.0,) if quick else TEMPERATURES)
     prompts, most = run.scope.repeats or (1 if quick else 4), run.scope.max_tokens or (32 if quick else 64)
     found = acceptance.measure(run.ours, temperatures, prompts, most, run.progress)
     acceptance.show(found, run.line)

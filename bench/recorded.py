@@ -22,22 +22,20 @@ from typing import Any
 
 import click
 
-from helix_mlx.bench.arms import Ask, helix_arm
+from helix_mlx.bench.arms import NGRAM_LENGTH, Ask, helix_arm
 from helix_mlx.bench.latency import NEAR_BEST, NEVER_BELOW
-from helix_mlx.bench.prompts import WORKLOADS, filled
+from helix_mlx.bench.prompts import TEMPERATURES, WORKLOADS, filled
 from helix_mlx.bench.report import Asked, show_all, table, write_json
 from helix_mlx.bench.simulator import NOISE, ladders
-from helix_mlx.engine.drafting import Drafting
+from helix_mlx.engine.drafting import Drafting, missed_s
 from helix_mlx.engine.engine import Engine, load
-from helix_mlx.engine.sequence import DRAFT_GAP, Sequence
+from helix_mlx.engine.sequence import Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
 from helix_mlx.speculative.costs import CostLadder
 from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY
 from helix_mlx.speculative.ngram import NgramLookup
 
-TEMPERATURES = (0.0, 0.7, 1.0)
 AUTO, PLAIN = "auto", "plain"
-NGRAM_LENGTH = 4
 
 
 @dataclass(frozen=True)
@@ -121,9 +119,8 @@ class Player:
         count = min(sequence.asks_count, max(0, sequence.left - 1))
         asks_model = sequence.asks == MODEL and count > 0
         seconds = self._ladder.cycle_s(count, asks_model) * self._noise()
-        if asks_model and sequence.draft_behind:
-            behind = sequence.draft_behind
-            seconds += behind * self._ladder.draft_read_s + (self._ladder.draft_s if behind > DRAFT_GAP else 0.0)
+        if asks_model:
+            seconds += missed_s(sequence.draft_behind, self._ladder.draft_read_s, self._ladder.draft_s, alone=True)
         at = sequence.emitted_count
         kept = min(count, self._recorded.kept[at - 1]) if asks_model else self._looked_up(count, at)
         sequence.tokens += text[at : at + kept + 1]

@@ -13,10 +13,10 @@ from helix_mlx.errors import ModelError, SettingsError
 
 @contextmanager
 def exclusively(out: Path) -> Iterator[None]:
-    """Nobody else makes this folder meanwhile. A process that dies lets go of it.
+    """A new folder, which nobody else makes meanwhile. A process that dies lets go of it.
 
     Raises:
-        SettingsError: another process is at it.
+        SettingsError: the folder exists, or another process is at it.
         ModelError: nothing can be written there.
     """
     lock = out.with_name(f".{out.name}.lock")
@@ -28,6 +28,9 @@ def exclusively(out: Path) -> Iterator[None]:
     if held is None:
         raise SettingsError(f"another process is making {out}; wait until it has ended, or choose another --out")
     try:
+        # Asked here, not before: who held the lock until now may just have put the folder in its place.
+        if out.exists():
+            raise SettingsError(f"{out} exists already; remove it first, or choose another --out")
         yield
     finally:
         lock.unlink(missing_ok=True)

@@ -60,8 +60,6 @@ def convert_pair(wanted: Wanted, line: Line, progress: Progress) -> Manifest:
         HelixError: as `find_source` and `convert_checkpoint`; or the folder exists, another process is making it, or
             the vocabularies do not fit.
     """
-    if wanted.out.exists():
-        raise SettingsError(f"{wanted.out} exists already; remove it first, or choose another --out")
     with exclusively(wanted.out):
         return _convert(wanted, line, progress)
 

@@ -13,6 +13,8 @@ SYNTHETIC = "synthetic:"
 """Begins the source of a model with made-up weights."""
 WORKLOADS = ("code", "edit", "chat", "prose", "json", "summary")
 """Each is a file here."""
+TEMPERATURES = (0.0, 0.7, 1.0)
+"""At which they are answered, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,11 @@ def distill(wanted: Wanted, line: Line, progress: Progress) -> dict[str, Any]:
         HelixError: the pair has no draft of its target's vocabulary, prompts are unreadable or too few, the folder
             exists, the disk is full; or nothing was gained.
     """
-    if wanted.out.exists():
-        raise SettingsError(f"{wanted.out} exists already; remove it first, or choose another --out")
-    prompts = read_prompts(wanted.prompts, wanted.held_out)
-    pair = named_pair(wanted.pair)
-    folders = _folders(pair)
-    work = wanted.out.with_name(f".{wanted.out.name}.part")
     with exclusively(wanted.out):
+        prompts = read_prompts(wanted.prompts, wanted.held_out)
+        pair = named_pair(wanted.pair)
+        folders = _folders(pair)
+        work = wanted.out.with_name(f".{wanted.out.name}.part")
         try:
             _begin(work, wanted, prompts, folders, line)
             report = _Job(wanted, prompts, pair, folders, work, line, progress).run()

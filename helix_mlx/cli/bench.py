@@ -56,6 +56,10 @@ def bench_command(ctx: click.Context, /, part: str | None, **options: Any) -> No
         raise SettingsError("--pair, --target and --synthetic exclude each other; name one of them")
     if options["plot_file"] is not None and part not in (None, "latency"):
         raise SettingsError("--plot draws speeds; run bench or bench latency with it")
+    if options["arms"] and part not in (None, "latency"):
+        raise SettingsError(
+            "--arm chooses ways to answer whose latency is measured; run bench or bench latency with it"
+        )
     # Imported here, so that mistakes in the options are told before MLX is loaded.
     from helix_mlx.bench import plot
     from helix_mlx.bench.receipt import Receipt

@@ -195,11 +195,7 @@ class Drafting:
     def _catch_up_s(self, able: list[Sequence], costs: Costs, alone: bool) -> float:
         """Seconds for the draft model to read what it has missed: a pass each, and what many tokens cost more."""
         read_s = costs.ladder.draft_read_s if self._read_s is None else self._read_s
-        return sum(
-            count * read_s + (0.0 if alone and count <= DRAFT_GAP else costs.draft_s)
-            for count in (s.draft_behind for s in able)
-            if count
-        )
+        return sum(missed_s(s.draft_behind, read_s, costs.draft_s, alone) for s in able)
 
     def _costs_of(self, decoding: Seq[Sequence]) -> Costs:
         longest = max(s.length for s in decoding)
@@ -228,6 +224,20 @@ class Drafting:
             prior = PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM]
             self._usual[key] = Acceptance(prior, USUAL_MEMORY)
         return self._usual[key]
+
+
+def missed_s(count: int, read_s: float, draft_s: float, alone: bool) -> float:
+    """Seconds for a draft model to read tokens that it missed.
+
+    Args:
+        count: of one sequence.
+        read_s: of one of many that are read in one pass.
+        draft_s: of a pass.
+        alone: no other sequence asks it in the cycle, so that a few need no pass of their own.
+    """
+    if not count:
+        return 0.0
+    return count * read_s + (0.0 if alone and count <= DRAFT_GAP else draft_s)
 
 
 def estimated_ladder(share: float) -> CostLadder:

@@ -141,16 +141,9 @@ def paged_attention(
     Returns:
         [B, query_heads, M, value_dim].
     """
-    page_size = stored.pages[0].shape[2]
+    heads, page_size = stored.pages[0].shape[1:3]
+    rows = GatherRows.of(stored.block_table, stored.committed, stored.tail[0].shape[1], page_size, heads)
     limit = stored.block_table.shape[1] * page_size
-    keys, values = (
-        gather(
-            pages,
-            GatherRows.of(stored.block_table, stored.committed, tail.shape[1], page_size, pages.shape[1]),
-            tail,
-            limit,
-        )
-        for pages, tail in zip(stored.pages, stored.tail, strict=True)
-    )
+    keys, values = (gather(pages, rows, tail, limit) for pages, tail in zip(stored.pages, stored.tail, strict=True))
     mask = attention_mask(stored.lengths, queries.shape[2], keys.shape[2], window)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask, sinks=sinks)

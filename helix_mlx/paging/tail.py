@@ -90,8 +90,7 @@ class Tail:
                 arrays[layer] = flat.reshape(old.shape)
 
     def whole_pages(self, counts: Sequence[int], page_size: int) -> tuple[list[mx.array], list[mx.array]]:
-        """The first `counts[b]` pages' worth of each sequence b, one after the other: [sum(counts), heads,
-        page_size, dim]."""
+        """The first `counts[b]` pages' worth of each sequence b, in turn: [sum(counts), heads, page_size, dim]."""
 
         def cut(array: mx.array) -> mx.array:
             parts = [array[b, : n * page_size] for b, n in enumerate(counts) if n]

@@ -55,11 +55,11 @@ class DraftModel:
             token, token_probs = draft_token(
                 draft_logits, index, context.filters, context.seeds, context.positions, context.rules
             )
-            # The device begins here, while the host builds what follows: the next draft, or the target's pass.
-            mx.async_eval(token, *([] if token_probs is None else [token_probs]))
             tokens.append(token)
             if token_probs is not None:
                 probs.append(token_probs)
+            # The device begins here, while the host builds what follows: the next draft, or the target's pass.
+            mx.async_eval(tokens[-1:], probs[-1:])
             rows, at, limit = token[:, None], context.positions + index, limit + 1
         return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1) if probs else None)
 

@@ -47,6 +47,7 @@ def test_played_cycles_are_those_of_the_engine(engine: Engine, count: int, tempe
         kept += going.cycle()[0]
         cycles += 1
     assert cycles == answer.target_passes
+    assert kept + cycles == len(recorded.text) - 1
     assert going.sequence.tokens == recorded.prompt + recorded.text
 
 

@@ -63,6 +63,7 @@ def test_ctrl_c_keeps_what_was_measured(
     [
         (["--pair", "tiny", "--synthetic", "small/smaller"], "exclude each other"),
         (["memory", "--plot", "x.png"], "--plot draws speeds"),
+        (["throughput", "--arm", "helix K=2"], "--arm chooses"),
         (["--synthetic", "small"], "TARGET/DRAFT"),
         (["--repeats", "0"], "not in the range"),
         (["everything"], "not one of"),

@@ -41,3 +41,11 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match="cannot write"), exclusively(tmp_path / "file" / "pair"):
         pass
+
+
+def test_a_folder_that_was_put_in_place_meanwhile_is_seen(tmp_path: Path) -> None:
+    with exclusively(tmp_path / "pair"):
+        (tmp_path / "pair").mkdir()
+    with pytest.raises(SettingsError, match="exists already"), exclusively(tmp_path / "pair"):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["pair"]
