@@ -227,7 +227,8 @@ class Runner:
         self._decode = decode
         first = any(s.emitted_count == 0 for s, _ in decode)
         others = bool(plan.prefill or plan.draft_prefill or first)
-        self._steady = not (others or self._scheduler.waiting)
+        # Who waits now goes on waiting until somebody ends or arrives, unless pages were made free for others just now.
+        self._steady = not (others or turn.preempt)
         if others or turn.preempt or turn.admit:
             self._device_idle, self._read_at = False, None
 
@@ -298,7 +299,7 @@ class Runner:
             return False  # its draft was made for no more positions
         if not self._scheduler.covers(self._pool.allocator.pages_free):
             return False
-        if any(s.finished or s.cancel_wanted for s in batch.sequences):
+        if any(s.finished or s.cancel_wanted for s in (*batch.sequences, *self._scheduler.waiting)):
             return False
         drafts = any(count for _, count in self._decode)
         most = self._scheduler.most_drafts(len(batch.sequences))

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu_build import LibraryError
 from helix_mlx.kernels.cpu_library import CpuLibrary, Notice, load_library
+from helix_mlx.kernels.device import on_cpu
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def choose_kernels(
     """
     if wanted == "off":
         return CpuKernels(reason="they are switched off")
-    if mx.default_device() != mx.Device(mx.cpu):
+    if not on_cpu():
         if wanted == "on":
             raise SettingsError("cpu-kernels is on, but the models run on a GPU; leave it at auto")
         return CpuKernels(reason="the models run on a GPU")

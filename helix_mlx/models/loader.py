@@ -17,6 +17,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import _get_classes, load_config, load_model
 
 from helix_mlx.errors import ModelError
+from helix_mlx.kernels.device import on_cpu
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.pairs import source_path
 from helix_mlx.models.tokenizer import one_line
@@ -94,7 +95,7 @@ def load(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
         asks = "trust_remote_code" in inspect.signature(load_model).parameters
         allowed: dict[str, Any] = {"trust_remote_code": trust_remote_code} if asks else {}
         model, config = load_model(folder, lazy=True, **allowed)
-        if mx.default_device() == mx.Device(mx.cpu):
+        if on_cpu():
             model.set_dtype(mx.float32)
         mx.eval(model.parameters())
     except FileNotFoundError as error:

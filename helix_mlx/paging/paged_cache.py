@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from helix_mlx.kernels.cpu_attention import InPlace, Sight
+from helix_mlx.kernels.device import on_cpu
 from helix_mlx.kernels.paged_attention import GatherRows, Stored, attention_mask, gather, gather_run
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import ZERO_PAGE
@@ -194,6 +195,7 @@ class PagedView:
         self.limit = limit
         self.exact = exact
         self.address = kv.address()
+        self.eager = on_cpu()
         self._places: dict[int, mx.array] = {}
         assert limit <= max(kv.committed) + kv.tail.slots, "the rows do not fit the tail"
         self.masks: dict[tuple[int, int | None], mx.array] = {}
@@ -250,6 +252,10 @@ class PagedCache:
         """
         view, layer = self._view, self._layer
         kv = view.kv
+        if view.eager and layer:
+            # A CPU computes the layers before while the host builds those behind. A GPU would only get more, smaller
+            # command buffers.
+            mx.async_eval(keys, values)
         kv.tail.write(layer, view.places(keys.shape[2]), keys, values)
         pages = kv.pool.keys[kv.model][layer], kv.pool.values[kv.model][layer]
         tail = kv.tail.keys[layer], kv.tail.values[layer]

@@ -144,6 +144,18 @@ def test_the_host_waits_once_a_cycle(pair: Pair, lookahead: int | None, monkeypa
                 assert stats.draft_passes == count * stats.target_passes
 
 
+def test_those_who_wait_do_not_keep_cycles_from_running_ahead(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another cycle enqueued, nobody has to wait for the whole device before a token is read."""
+    waits = Mock(wraps=mx.synchronize)
+    monkeypatch.setattr(mx, "synchronize", waits)
+    with Engine(pair, EngineConfig(max_context=256, max_sequences=2)) as engine:
+        handles = [engine.submit(prompt(9, seed), max_tokens=97, draft_tokens=0) for seed in range(6)]
+        for seed, handle in enumerate(handles):
+            assert handle.result().tokens == plain(pair.target.model, prompt(9, seed), 97)
+    commits, begins_and_ends = 6, 4
+    assert waits.call_count <= len(handles) * (commits + begins_and_ends)
+
+
 def test_cancelling_between_passes(pair: Pair) -> None:
     with Engine(pair, EngineConfig(max_context=4096)) as engine:
         asked = iter([False] * 6)

@@ -126,7 +126,7 @@ class Simulation:
         self.steps += 1
         while self.asks and self.asks[0].step <= self.steps:
             self.arrive(self.asks.pop(0))
-        self.turn()
+        preempted = self.turn()
         plan = self.scheduler.plan()
         self.check(plan)
         for job, count in plan.prefill:
@@ -137,7 +137,7 @@ class Simulation:
         self.fork(plan)
         in_flight = 1
         while in_flight:
-            if in_flight <= self.limits.lookahead and self.may_run_ahead(plan):
+            if in_flight <= self.limits.lookahead and not preempted and self.may_run_ahead(plan):
                 in_flight += 1
             else:
                 in_flight -= 1
@@ -154,7 +154,7 @@ class Simulation:
     def may_run_ahead(self, plan: Plan[Counted]) -> bool:
         """Whether the same cycle may be enqueued once more before the last one is read: nothing has to change."""
         jobs = [job for job, _ in plan.decode]
-        changes = plan.prefill or plan.draft_prefill or self.scheduler.waiting
+        changes = plan.prefill or plan.draft_prefill
         ends = any(job.finished or not job.emitted_count for job in jobs)
         due = any((job.length - 1) // self.limits.page_size > job.pages_held for job in jobs)
         return bool(jobs) and not (changes or ends or due) and self.scheduler.covers(self.allocator.pages_free)
@@ -180,8 +180,8 @@ class Simulation:
             pages_most=-(-(ask.prompt + ask.answer) // self.limits.page_size),
         )
 
-    def turn(self) -> None:
-        """Preempt and admit, and see that it was those whose turn it was."""
+    def turn(self) -> bool:
+        """Preempt and admit, and see that it was those whose turn it was; returns whether anybody had to go."""
         scheduler = self.scheduler
         first = min(scheduler.running, key=lambda job: job.order, default=None)
         before = list(scheduler.waiting)
@@ -202,6 +202,7 @@ class Simulation:
             job.table.adopt(found.pages, found.digests)
             job.target_length = len(found.pages) * self.limits.page_size
         self.begun += [job for job in turn.admit if not job.preemptions]
+        return bool(turn.preempt)
 
     def pages_needed(self, job: Counted) -> int:
         found = self.cache.match(job.tokens[: job.length]).pages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import mlx.core as mx
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from helix_mlx.models.loader import LoadedModel
+from helix_mlx.paging import paged_cache
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import TARGET, PagePool
 from helix_mlx.paging.paged_cache import PagedKV, commit
@@ -154,3 +156,18 @@ def test_padding_never_reads_another_sequences_memory(llama: LoadedModel) -> Non
     logits = forward(llama, PagedKV.concatenate(parts), [text[16:18], text[:2]], [16, 0])
     assert mx.array_equal(logits[0], contiguous(llama, text)[0, 16:18])
     assert mx.array_equal(logits[1], contiguous(llama, text)[0, :2])
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_a_cpu_begins_a_pass_before_it_is_built_whole(
+    llama: LoadedModel, cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every layer but the first; elsewhere a pass is left whole."""
+    monkeypatch.setattr(paged_cache, "on_cpu", lambda: cpu)
+    begun = Mock(wraps=mx.async_eval)
+    monkeypatch.setattr(mx, "async_eval", begun)
+    pool = pool_for(llama)
+    kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
+    logits = forward(llama, kv, [prompt(5)], [0])
+    assert begun.call_count == (len(llama.layers) - 1 if cpu else 0)
+    assert mx.array_equal(logits, contiguous(llama, prompt(5)))
