@@ -13,7 +13,7 @@ from helix_mlx.engine.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import PRIOR, Acceptance, Together
 from helix_mlx.speculative.costs import CostLadder, Costs
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, Choice, DraftLength, Offer
+from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, PLAIN, Choice, DraftLength, Offer, could_pay
 from helix_mlx.speculative.ngram import LONG
 
 NGRAM_PRIOR = {True: 0.7, False: 0.35}
@@ -93,11 +93,13 @@ class Drafting:
         open_ = [s for s in decoding if s.draft_tokens is None]
         if not open_:
             return
-        if self._now.owes_plain():
+        if self._now.owes_plain() or not _could_pay(self._now, decoding, open_, most):
             for sequence in open_:
                 sequence.asks, sequence.asks_count = NOBODY, 0
+                sequence.stats.draft_choice = PLAIN.reason
             return
-        if not all(s.offered for s in open_):
+        # One that joins many others is not worth trying for all of them what it alone may be good at.
+        if 2 * sum(not s.offered for s in open_) > len(open_):
             self._length.begin()
         offers, plain_s = self._offers(decoding, open_, most)
         choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
@@ -110,7 +112,7 @@ class Drafting:
     def would_draft(self, decoding: Seq[Sequence], most: int) -> bool:
         """See `Chooser.would_draft`."""
         open_ = [s for s in decoding if s.draft_tokens is None]
-        if not open_:
+        if not open_ or not _could_pay(self._costs_of(decoding), decoding, open_, most):
             return False
         if self._rested < REST and self._parked_as == self._matches(open_):
             self._rested += 1
@@ -224,6 +226,11 @@ class Drafting:
             prior = PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM]
             self._usual[key] = Acceptance(prior, USUAL_MEMORY)
         return self._usual[key]
+
+
+def _could_pay(costs: Costs, decoding: Seq[Sequence], open_: Seq[Sequence], most: int) -> bool:
+    """Whether any drafts could, however good they are: if not, nobody looks for some. Others may want rows anyway."""
+    return len(open_) < len(decoding) or could_pay(most, costs.cycle_s(0), lambda count: costs.cycle_s(count, False))
 
 
 def missed_s(count: int, read_s: float, draft_s: float, alone: bool) -> float:

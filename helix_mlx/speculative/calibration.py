@@ -18,8 +18,8 @@ from pathlib import Path
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.costs import CostLadder, Kind
 
-FORMAT = 1
-"""Of the files; a file of another one is measured anew."""
+FORMAT = 2
+"""Of the files; a file of another one is measured anew, as one from when a cycle was another piece of work."""
 _LEAST_S = 1e-7
 _READ_SHARE = 1 / 32
 """A token that is read together with many others, in steps of the draft, where that was not measured."""

@@ -15,10 +15,11 @@ _SPREAD = 0.5
 """A cycle counts as at most e^0.5 times longer or shorter than expected: commits and other programs disturb some."""
 _CARRIED = 0.1
 """What is left of every weight for another length of context: a place to begin."""
-_PLAIN_RUN = 4
-"""Plain cycles, and one less that are seen, where the cost of one is not known."""
-_PLAIN_EVERY = 256
-"""Cycles with drafts after which plain ones are tried again, since the machine may have changed."""
+_PLAIN_RUN = 6
+"""Calls, and one cycle less that is plain, where the cost of one is not known."""
+_PLAIN_AGAIN, _PLAIN_EVERY = 32, 256
+"""Cycles with drafts after which plain ones are tried again, twice as many each time: what was a guess is seen again
+soon, and the machine may have changed."""
 
 Kind = tuple[int, bool]
 """K, and whether the draft model was asked."""
@@ -69,7 +70,9 @@ class Costs:
     def __init__(self, ladder: CostLadder, guessed: bool = False) -> None:
         self.ladder = ladder
         self._owed = _PLAIN_RUN if guessed else 0
+        self._again = _PLAIN_AGAIN if guessed else _PLAIN_EVERY
         self._without = 0
+        self._begins = guessed
         # The mean logarithm of measured by expected, and its weight.
         self._off: dict[Kind, tuple[float, float]] = {}
         self._whole = 0.0
@@ -80,16 +83,24 @@ class Costs:
 
         As long as only cycles with drafts are seen, a machine that is slow at those looks slow as a whole.
         """
-        if not self._owed and self._without >= _PLAIN_EVERY:
+        if not self._owed and self._without >= self._again:
             self._owed, self._without = _PLAIN_RUN, 0
+            self._again, self._begins = min(2 * self._again, _PLAIN_EVERY), True
         self._owed -= self._owed > 0
         return self._owed > 0
 
     def note(self, count: int, asks_model: bool, seconds: float) -> None:
-        """A cycle of K drafts took so long."""
+        """A cycle of K drafts took so long.
+
+        The first of the plain ones that are owed does not count: only those behind it were enqueued before the one in
+        front of them was read.
+        """
         if seconds <= 0:
             return
         self._without = self._without + 1 if count else 0
+        if self._begins and not count:
+            self._begins = False
+            return
         key = count, asks_model and count > 0
         off = math.log(seconds / self.ladder.cycle_s(*key))
         if self._off:

@@ -23,6 +23,10 @@ PROBE_SHARE = 0.01
 """The share of the time without drafts that trying some again may cost."""
 CATCH_UP_SHARE = 0.01
 """The share that reading what the draft missed meanwhile may cost besides."""
+WORTH_TRYING = 1.05
+"""What drafts would gain that were all kept, at least; otherwise none is tried."""
+MOST_TRIES = 4
+"""Tries that follow each other where each was kept. By then it is known whether more of them would pay."""
 FRESH_TRIES = 2
 """Tries at the beginning of an answer, where those before it say that drafts would not pay: this one may be another."""
 FRESH_SHARE = 0.01
@@ -56,6 +60,10 @@ class Choice:
         return f"{self.kept:.0%} of {self.count} kept, {self.gain:.2f} times plain decoding"
 
 
+PLAIN = Choice(NOBODY, 0, PARKING)
+"""No drafts: what others are measured by."""
+
+
 @dataclass(frozen=True)
 class Offer:
     """A drafter that could be asked.
@@ -84,6 +92,7 @@ class DraftLength:
         self._failed = 0
         self._again = False
         self._tried = False
+        self._in_a_row = 0
         self._fresh = 0
 
     def begin(self) -> None:
@@ -94,7 +103,10 @@ class DraftLength:
         """What came of the last choice: where a try was kept, the next one follows at once."""
         if self._tried and drafted:
             self._failed = 0 if accepted else min(self._failed + 1, 2)
-            self._again = accepted > 0
+            self._in_a_row += 1
+            self._again = accepted > 0 and self._in_a_row < MOST_TRIES
+        if not self._again:
+            self._in_a_row = 0
         self._tried = False
 
     def choose(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice:
@@ -111,7 +123,7 @@ class DraftLength:
 
     def weigh(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice:
         """What `choose` would choose; nothing is noted of it."""
-        best, best_worth = Choice(NOBODY, 0, PARKING), PARKING * (HYSTERESIS if not self.last.count else 1.0)
+        best, best_worth = PLAIN, PARKING * (HYSTERESIS if not self.last.count else 1.0)
         limit = min(left - 1, MAX_DRAFT_TOKENS)
         for offer in offers:
             tokens = offer.acceptance.tokens()
@@ -140,7 +152,7 @@ class DraftLength:
 
     def _probe(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice | None:
         """One draft, where enough time has passed without any that the try costs little of it."""
-        able = [offer for offer in offers if left > 1 and _could_pay(offer, plain_s)]
+        able = [offer for offer in offers if left > 1 and could_pay(offer.most, plain_s, offer.cycle_s)]
         if not able:
             return None
         offer = max(able, key=lambda offer: offer.acceptance.chances()[0]) if len(able) > 1 else able[0]
@@ -156,6 +168,12 @@ class DraftLength:
         return Choice(offer.drafter, 1, 1.0, offer.acceptance.chances()[0], tries=True)
 
 
-def _could_pay(offer: Offer, plain_s: float) -> bool:
-    """Whether drafts that are all kept would be worth their cost."""
-    return any((count + 1) * plain_s > PARKING * offer.cycle_s(count) for count in range(1, offer.most + 1))
+def could_pay(most: int, plain_s: float, cycle_s: Callable[[int], float]) -> bool:
+    """Whether drafts that are all kept would be worth their cost.
+
+    Args:
+        most: the largest K.
+        plain_s: the cost of a cycle without drafts.
+        cycle_s: the cost of a cycle of K of them.
+    """
+    return any((count + 1) * plain_s > WORTH_TRYING * cycle_s(count) for count in range(1, most + 1))

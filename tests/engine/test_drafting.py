@@ -133,6 +133,15 @@ def test_an_answer_that_is_not_like_those_before_it_is_found_out_soon() -> None:
     assert min(run(drafting, [sequence(PLAIN)], kept=7, cycles=20)[8:]) >= 3
 
 
+def test_one_that_joins_others_does_not_make_all_of_them_try() -> None:
+    drafting, others = Drafting(CHEAP_ROWS, measured=True), [sequence(PLAIN) for _ in range(3)]
+    run(drafting, others, kept=0, cycles=60)
+    run(drafting, [*others, sequence(PLAIN)], kept=0, cycles=100)
+    joined = [*others, sequence(PLAIN)]
+    assert run(drafting, joined, kept=0, cycles=3) == [0] * 3
+    assert max(run(drafting, [sequence(PLAIN) for _ in range(4)], kept=0, cycles=3)) > 0
+
+
 def test_looking_ahead_decides_nothing() -> None:
     drafting, one = Drafting(CHEAP_ROWS, measured=True), sequence(PLAIN)
     assert drafting.would_draft([one], 7)

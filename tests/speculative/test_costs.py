@@ -35,12 +35,21 @@ def test_a_k_that_costs_more_than_the_ladder_says_is_learnt() -> None:
 def test_a_plain_cycle_is_owed_where_its_cost_is_a_guess_and_from_time_to_time() -> None:
     assert not Costs(LADDER).owes_plain()
     guessed = Costs(LADDER, guessed=True)
-    assert [guessed.owes_plain() for _ in range(6)] == [True] * 3 + [False] * 3
-    for _ in range(300):
-        guessed.note(4, True, LADDER.cycle_s(4))
-    assert guessed.owes_plain()
-    guessed.note(0, False, LADDER.cycle_s(0))
-    assert [guessed.owes_plain() for _ in range(3)] == [True, True, False]
+    assert [guessed.owes_plain() for _ in range(7)] == [True] * 5 + [False] * 2
+    for rest in (32, 64, 128, 256, 256):
+        for _ in range(rest):
+            assert not guessed.owes_plain()
+            guessed.note(4, True, LADDER.cycle_s(4))
+        assert [guessed.owes_plain() for _ in range(7)] == [True] * 5 + [False] * 2
+        guessed.note(0, False, LADDER.cycle_s(0))
+
+
+def test_the_first_of_the_plain_cycles_that_are_owed_tells_nothing() -> None:
+    """It was enqueued when the one in front had been read, those behind it before."""
+    guessed = Costs(LADDER, guessed=True)
+    for seconds in (2.0, 1.1, 1.1, 1.1):
+        guessed.note(0, False, seconds)
+    assert guessed.cycle_s(0) == pytest.approx(1.1)
 
 
 def test_another_length_of_context_begins_with_what_was_learnt() -> None:

@@ -76,6 +76,31 @@ def test_a_draft_that_has_become_good_is_found_again() -> None:
     assert counts[-1] >= 3
 
 
+def test_tries_that_are_kept_end_where_more_drafts_would_not_pay() -> None:
+    """Five rows and more would pay if nearly all were kept; one would not, and is what is tried."""
+    dear = CostLadder((1.0, 2.2, 3.3, 4.2, 4.7, 5.5, 6.3, 7.1), draft_s=0.0)
+    length, acceptance = DraftLength(), known(0)
+    length.begin()
+    tries = 0
+    for _ in range(200):
+        count = length.choose([Offer(MODEL, acceptance, 7, dear.cycle_s)], 1.0, 1000).count
+        if count:
+            kept = min(count, 1)
+            acceptance.note(count, kept)
+            length.note(count, kept)
+            tries += 1
+        else:
+            length.note(0, 0)
+    assert tries <= 8
+
+
+def test_drafts_that_would_gain_next_to_nothing_are_not_tried() -> None:
+    dear = CostLadder(tuple(rows * 0.97 for rows in range(1, 9)), draft_s=0.0)
+    length = DraftLength()
+    length.begin()
+    assert {length.choose([Offer(MODEL, known(0), 7, dear.cycle_s)], 0.97, 1000).count for _ in range(500)} == {0}
+
+
 def test_it_needs_no_mlx() -> None:
     program = "import sys, helix_mlx.speculative.draft_length; assert 'mlx.core' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
