@@ -9,7 +9,7 @@ from helix_mlx.request import MAX_DRAFT_TOKENS
 
 PRIOR = 0.7
 """The share of drafts that is kept where nothing is known: a usual pair's. High, since drafts have to be tried."""
-PRIOR_WEIGHT = 8.0
+PRIOR_WEIGHT = 6.0
 """How many drafts the prior counts as."""
 MEMORY = 0.97
 """What is left of a cycle's weight after the next one: some 30 cycles count."""

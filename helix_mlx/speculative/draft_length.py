@@ -29,7 +29,7 @@ MOST_TRIES = 4
 """Tries that follow each other where each was kept. By then it is known whether more of them would pay."""
 FRESH_TRIES = 2
 """Tries at the beginning of an answer, where those before it say that drafts would not pay: this one may be another."""
-FRESH_SHARE = 0.01
+FRESH_SHARE = 0.02
 """The share of an answer's time that reading the prompt for them may cost."""
 HORIZON = 64
 """Tokens over which it has to pay that a draft model reads what it missed."""
