@@ -84,6 +84,7 @@ def arms(pair: Pair, loaded: Pair, at_once: int, few: bool = False) -> Iterator[
     """Every arm by its name, or the few that are judged, while an engine for so many at once is open."""
     config = EngineConfig(max_sequences=at_once, prefix_cache=False)
     with Engine(pair, config) as engine:
+        engine.calibrate()  # as `load` does
         named: dict[str, Arm] = {
             FAIR: partial(mlx_lm, pair, at_once),
             **({} if few or loaded is pair else {LOADED: partial(mlx_lm, loaded, at_once)}),
