@@ -69,12 +69,11 @@ def device() -> dict[str, Any]:
     """The device that models run on: its kind and chip, its memory, and the working set that it recommends."""
     import mlx.core as mx
 
-    from helix_mlx.kernels.device import chip_name
+    from helix_mlx.kernels.device import chip_name, on_cpu
 
     info = mx.device_info()
-    kind = "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu"
     return {
-        "device": kind,
+        "device": "cpu" if on_cpu() else "gpu",
         "chip": chip_name(),
         "memory_bytes": info.get("memory_size") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "working_set_bytes": info.get("max_recommended_working_set_size"),

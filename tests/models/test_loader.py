@@ -15,6 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from helix_mlx.errors import ModelError
+from helix_mlx.kernels.device import on_cpu
 from helix_mlx.models.loader import LoadedModel, context_limit, load, probe
 from tests.families import FAMILIES
 from tests.support import VOCAB, random_model
@@ -61,7 +62,7 @@ def test_half_precision_weights_become_float32_on_a_cpu(good: Path, tmp_path: Pa
     weights = {name: array.astype(mx.bfloat16) for name, array in weights_of(folder).items()}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     loaded = load(str(folder))
-    if mx.default_device() == mx.Device(mx.cpu):
+    if on_cpu():
         assert {array.dtype for array in parameters(loaded).values()} == {mx.float32}
 
 
