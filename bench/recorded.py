@@ -29,7 +29,7 @@ from helix_mlx.bench.report import Asked, show_all, table, write_json
 from helix_mlx.bench.simulator import NOISE, ladders
 from helix_mlx.engine.drafting import Drafting, missed_s
 from helix_mlx.engine.engine import Engine, load
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
 from helix_mlx.speculative.costs import CostLadder
 from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY
@@ -113,21 +113,23 @@ class Player:
         """Whether the answer goes on."""
         return self.sequence.emitted_count < len(self._recorded.text)
 
-    def cycle(self) -> tuple[int, float]:
-        """One cycle as the sequence asks for it: the drafts that were kept, and its seconds."""
+    def cycle(self) -> tuple[int, float | None]:
+        """One cycle as the sequence asks for it: the drafts that were kept, and its seconds, as an engine would know.
+
+        None where the draft model had to read a text first, in passes of its own.
+        """
         sequence, text = self.sequence, self._recorded.text
         count = min(sequence.asks_count, max(0, sequence.left - 1))
         asks_model = sequence.asks == MODEL and count > 0
         seconds = self._ladder.cycle_s(count, asks_model) * self._noise()
-        if asks_model:
-            seconds += missed_s(sequence.draft_behind, self._ladder.draft_read_s, self._ladder.draft_s, alone=True)
+        missed = sequence.draft_behind if asks_model else 0
+        self.seconds += seconds + missed_s(missed, self._ladder.draft_read_s, self._ladder.draft_s, alone=True)
         at = sequence.emitted_count
         kept = min(count, self._recorded.kept[at - 1]) if asks_model else self._looked_up(count, at)
         sequence.tokens += text[at : at + kept + 1]
         if asks_model:
             sequence.draft_length = sequence.length - 1
-        self.seconds += seconds
-        return kept, seconds
+        return kept, seconds if missed <= DRAFT_GAP else None
 
     def _looked_up(self, count: int, at: int) -> int:
         """How many drafts of n-grams are kept."""
