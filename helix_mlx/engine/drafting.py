@@ -15,15 +15,16 @@ from helix_mlx.speculative.acceptance import PRIOR, Acceptance, Together
 from helix_mlx.speculative.costs import CostLadder, Costs
 from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, PLAIN, Choice, DraftLength, Offer, could_pay
 from helix_mlx.speculative.ngram import LONG
+from helix_mlx.speculative.usual import Usual, beginnings
 
 NGRAM_PRIOR = {True: 0.7, False: 0.35}
 """The share kept of drafts that were looked up, where nothing is known: by whether the match was a long one."""
-USUAL_MEMORY = 0.995
-"""What is usual is that of many answers, some 200 cycles: by the last one alone, a bad one parks those that follow."""
 REST = 7
 """Cycles without drafts that go on as they are, as long as n-grams have no more to offer than before."""
 LONG_READ = 16
 """Tokens from which on a read tells what one of them costs."""
+OWED = "to see what a cycle without drafts takes"
+"""Why nobody drafts in a plain cycle that is owed."""
 _BUCKET = 1024
 """Positions from which on the cost of a cycle is learnt anew, at every doubling: attention reads them all."""
 
@@ -72,7 +73,7 @@ class Drafting:
 
     def __init__(self, ladder: CostLadder, measured: bool = False) -> None:
         self._length = DraftLength()
-        self._usual: dict[tuple[str, int], Acceptance] = {}
+        self._usual: dict[tuple[str, int], Usual] = {}
         self.begin(ladder, measured)
 
     def begin(self, ladder: CostLadder, measured: bool) -> None:
@@ -88,20 +89,21 @@ class Drafting:
         """See `Chooser.choose`."""
         if not decoding:
             return
-        self._now = self._costs_of(decoding)
+        self._now = costs = self._costs_of(decoding)
         rested, self._rested, self._parked_as = self._rested, 0, None
         open_ = [s for s in decoding if s.draft_tokens is None]
         if not open_:
             return
-        if self._now.owes_plain() or not _could_pay(self._now, decoding, open_, most):
+        owed = costs.owes_plain()
+        if owed or not _could_pay(costs, decoding, open_, most):
             for sequence in open_:
                 sequence.asks, sequence.asks_count = NOBODY, 0
-                sequence.stats.draft_choice = PLAIN.reason
+                sequence.stats.draft_choice = OWED if owed else PLAIN.reason
             return
         # One that joins many others is not worth trying for all of them what it alone may be good at.
         if 2 * sum(not s.offered for s in open_) > len(open_):
             self._length.begin()
-        offers, plain_s = self._offers(decoding, open_, most)
+        offers, plain_s = self._offers(costs, decoding, open_, most)
         choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
         self._length.settle(choice, offers, plain_s, cycles=1 + rested)
         self._rest(choice, open_)
@@ -112,14 +114,18 @@ class Drafting:
     def would_draft(self, decoding: Seq[Sequence], most: int) -> bool:
         """See `Chooser.would_draft`."""
         open_ = [s for s in decoding if s.draft_tokens is None]
-        if not open_ or not _could_pay(self._costs_of(decoding), decoding, open_, most):
+        if not open_:
+            return False
+        costs = self._costs_of(decoding)
+        if not _could_pay(costs, decoding, open_, most):
+            self._rested = (self._rested + 1) % (REST + 1)
             return False
         if self._rested < REST and self._parked_as == self._matches(open_):
             self._rested += 1
             return False
-        if self._costs_of(decoding).owes_plain():
+        if costs.owes_plain():
             return False
-        offers, plain_s = self._offers(decoding, open_, most)
+        offers, plain_s = self._offers(costs, decoding, open_, most)
         choice = self._length.weigh(offers, plain_s, max(s.left for s in open_))
         if choice.count:
             return True
@@ -142,7 +148,7 @@ class Drafting:
                 continue
             kind = self._kind(sequence, sequence.asks)
             self._estimate(sequence, kind).note(count, kept)
-            self._usual_of(sequence, kind).note(count, kept)
+            self._usual_of(sequence, kind).note(_begun(sequence), kept > 0)
             drafted, accepted = drafted + count, accepted + kept
         self._length.note(drafted, accepted)
 
@@ -162,9 +168,10 @@ class Drafting:
         """What n-grams have to offer now: 0 for nothing, else as sure as they are."""
         return [0 if s.lookup is None or not s.look_ahead() else 1 + (s.lookup.matched >= LONG) for s in open_]
 
-    def _offers(self, decoding: Seq[Sequence], open_: list[Sequence], most: int) -> tuple[list[Offer], float]:
+    def _offers(
+        self, costs: Costs, decoding: Seq[Sequence], open_: list[Sequence], most: int
+    ) -> tuple[list[Offer], float]:
         """What can be had for the next cycle, and what it costs without."""
-        costs = self._costs_of(decoding)
         fixed = [s for s in decoding if s.draft_tokens is not None]
         floor = min(most, max((s.draft_wanted for s in fixed), default=0))
         asked = any(s.asks == MODEL and s.draft_wanted for s in fixed)
@@ -216,16 +223,23 @@ class Drafting:
     def _estimate(self, sequence: Sequence, kind: str) -> Acceptance:
         """A sequence's own estimate, which begins with what is usual."""
         if kind not in sequence.estimates:
-            sequence.estimates[kind] = Acceptance(self._usual_of(sequence, kind).chances()[0])
+            sequence.estimates[kind] = Acceptance(self._usual_of(sequence, kind).chance(_begun(sequence)))
         return sequence.estimates[kind]
 
-    def _usual_of(self, sequence: Sequence, kind: str) -> Acceptance:
-        """What the drafts of sequences of about this temperature came to lately."""
+    def _usual_of(self, sequence: Sequence, kind: str) -> Usual:
+        """What the drafts of sequences of about this temperature come to."""
         key = kind, round(2 * min(sequence.params.temperature, 2.0))
         if key not in self._usual:
             prior = PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM]
-            self._usual[key] = Acceptance(prior, USUAL_MEMORY)
+            self._usual[key] = Usual(prior)
         return self._usual[key]
+
+
+def _begun(sequence: Sequence) -> tuple[int, ...]:
+    """Of its prompt; looked up once."""
+    if not sequence.begun:
+        sequence.begun = beginnings(sequence.tokens[: sequence.prompt_tokens])
+    return sequence.begun
 
 
 def _could_pay(costs: Costs, decoding: Seq[Sequence], open_: Seq[Sequence], most: int) -> bool:

@@ -29,7 +29,8 @@ class Sequence:
     n-grams. `asks` and `asks_count` are who drafts in the next cycle, and how many. Past `draft_context` positions a
     draft model is not asked, which was not made for them; where it `drafts_alone` in a cycle, the model reads a few
     tokens that it missed in that very cycle. `lookup` finds its n-grams. `estimates` tell how many
-    drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle.
+    drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle. `begun` stands for the
+    beginnings of its prompt, once they were asked for.
     `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
     `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
     `cancel_wanted` may be set by any thread. `read_from` is where reading began when it was admitted last.
@@ -52,6 +53,7 @@ class Sequence:
     lookup: NgramLookup | None = None
     drafts_alone: bool = False
     estimates: dict[str, Acceptance] = field(default_factory=dict)
+    begun: tuple[int, ...] = ()
     offered: dict[str, int] = field(default_factory=dict)
     priority: int = 0
     index: int = 0

@@ -24,12 +24,10 @@ class Acceptance:
 
     Args:
         prior: the chance before anything was seen, such as that of other sequences of the same pair.
-        memory: what is left of a cycle's weight after the next one.
     """
 
-    def __init__(self, prior: float = PRIOR, memory: float = MEMORY) -> None:
+    def __init__(self, prior: float = PRIOR) -> None:
         self.prior = prior
-        self._memory = memory
         self._kept = [0.0] * MAX_DRAFT_TOKENS
         self._seen = [0.0] * MAX_DRAFT_TOKENS
         self._guess = [PRIOR_WEIGHT] * MAX_DRAFT_TOKENS  # what the guess counts as, less with every draft seen
@@ -42,11 +40,11 @@ class Acceptance:
         self._chances = self._tokens = None
         for index in range(MAX_DRAFT_TOKENS):
             reached = index < min(accepted + 1, drafted)
-            self._kept[index] = self._kept[index] * self._memory + (reached and index < accepted)
-            self._seen[index] = self._seen[index] * self._memory + reached
+            self._kept[index] = self._kept[index] * MEMORY + (reached and index < accepted)
+            self._seen[index] = self._seen[index] * MEMORY + reached
             # What is not tried is forgotten, too, so that it is tried again.
-            guess = self._guess[index] * self._memory
-            self._guess[index] = guess if reached else guess + PRIOR_WEIGHT * (1 - self._memory)
+            guess = self._guess[index] * MEMORY
+            self._guess[index] = guess if reached else guess + PRIOR_WEIGHT * (1 - MEMORY)
 
     def fade(self) -> None:
         """What was seen is of another time: it counts little against what comes now."""

@@ -17,8 +17,8 @@ from helix_mlx.speculative.acceptance import Estimate
 MODEL, NGRAM, NOBODY = "model", "ngram", "none"
 HYSTERESIS = 1.02
 """Another choice has to promise so many times as many tokens a second."""
-PARKING = 0.99
-"""Drafting goes on down to this gain: without drafts nothing is learnt of them."""
+PARKING = 1.02
+"""Drafting goes on down to this gain: what promises less is not worth the risk that it is none."""
 PROBE_SHARE = 0.01
 """The share of the time without drafts that trying some again may cost."""
 CATCH_UP_SHARE = 0.01
@@ -90,23 +90,19 @@ class DraftLength:
         self.last = Choice(NOBODY, 0, 1.0)
         self._parked_s = 0.0
         self._failed = 0
-        self._again = False
         self._tried = False
-        self._in_a_row = 0
+        self._in_a_row = 0  # tries that were kept, up to the last cycle
         self._fresh = 0
 
     def begin(self) -> None:
         """An answer has begun, of which nothing is known yet."""
-        self._fresh, self._failed, self._again = FRESH_TRIES, 0, False
+        self._fresh, self._failed, self._in_a_row = FRESH_TRIES, 0, 0
 
     def note(self, drafted: int, accepted: int) -> None:
         """What came of the last choice: where a try was kept, the next one follows at once."""
         if self._tried and drafted:
             self._failed = 0 if accepted else min(self._failed + 1, 2)
-            self._in_a_row += 1
-            self._again = accepted > 0 and self._in_a_row < MOST_TRIES
-        if not self._again:
-            self._in_a_row = 0
+            self._in_a_row = self._in_a_row + 1 if accepted and self._in_a_row + 1 < MOST_TRIES else 0
         self._tried = False
 
     def choose(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice:
@@ -142,13 +138,13 @@ class DraftLength:
         self._tried = choice.tries
         if choice.tries:
             self._fresh -= self._fresh > 0
-            if not self._again:
+            self._parked_s = 0.0
+            if not self._in_a_row:
                 next(offer for offer in offers if offer.drafter == choice.drafter).acceptance.fade()
-            self._parked_s, self._again = 0.0, False
         elif choice.count:
-            self._parked_s, self._failed, self._again = 0.0, 0, False
+            self._parked_s, self._failed, self._in_a_row = 0.0, 0, 0
         else:
-            self._parked_s += plain_s * cycles
+            self._parked_s, self._in_a_row = self._parked_s + plain_s * cycles, 0
 
     def _probe(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice | None:
         """One draft, where enough time has passed without any that the try costs little of it."""
@@ -157,7 +153,7 @@ class DraftLength:
             return None
         offer = max(able, key=lambda offer: offer.acceptance.chances()[0]) if len(able) > 1 else able[0]
         fresh = self._fresh and offer.catch_up_s <= FRESH_SHARE * left * plain_s
-        if not (self._again or fresh):
+        if not (self._in_a_row or fresh):
             parked_s = self._parked_s + plain_s
             cost = max(0.0, offer.cycle_s(1) - plain_s)
             # What was missed grows with the time that has passed. It has a share of its own, and no failure adds to

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helix_mlx.engine.drafting import Drafting, estimated_ladder
+from helix_mlx.engine.drafting import OWED, Drafting, estimated_ladder
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.request import SamplingParams
 from helix_mlx.speculative.costs import CostLadder
@@ -127,6 +127,17 @@ def test_a_new_sequence_begins_with_what_is_usual() -> None:
     assert sum(count > 0 for count in counts) <= 2
 
 
+def test_prompts_that_begin_alike_share_what_is_usual() -> None:
+    """Of two programs with a system prompt each, one has drafts that are kept: what is usual of both says nothing."""
+    drafting = Drafting(USUAL_ROWS, measured=True)
+    good, bad = [1] * 10, [2] * 10
+    for number in range(4):
+        run(drafting, [sequence([*good, *PLAIN[number:]])], kept=7, cycles=12)
+        run(drafting, [sequence([*bad, *PLAIN[number:]])], kept=0, cycles=12)
+    assert run(drafting, [sequence([*good, 99, *PLAIN])], kept=7, cycles=1)[0] >= 3
+    assert run(drafting, [sequence([*bad, 99, *PLAIN])], kept=0, cycles=1)[0] <= 1
+
+
 def test_an_answer_that_is_not_like_those_before_it_is_found_out_soon() -> None:
     drafting = Drafting(USUAL_ROWS, measured=True)
     run(drafting, [sequence(PLAIN)], kept=0, cycles=40)
@@ -168,6 +179,10 @@ def test_the_choice_is_told() -> None:
     one = sequence(PLAIN)
     Drafting(CHEAP_ROWS, measured=True).choose([one], 7)
     assert "times plain decoding" in one.stats.draft_choice
+    Drafting(CHEAP_ROWS, measured=False).choose([one], 7)
+    assert (one.asks_count, one.stats.draft_choice) == (0, OWED)
+    Drafting(DEAR_ROWS, measured=True).choose([one], 7)
+    assert "not pay" in one.stats.draft_choice
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])

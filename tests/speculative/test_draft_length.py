@@ -94,6 +94,24 @@ def test_tries_that_are_kept_end_where_more_drafts_would_not_pay() -> None:
     assert tries <= 8
 
 
+def test_a_new_answer_begins_a_new_chain_of_tries() -> None:
+    """Two kept tries in the last answer take nothing from the tries of this one."""
+    dear = CostLadder((1.0, 2.2, 3.3, 4.2, 4.7, 5.5, 6.3, 7.1), draft_s=0.0)
+
+    def tries(length: DraftLength, most: int) -> int:
+        acceptance = known(0)
+        length.begin()
+        for count in range(most):
+            if not length.choose([Offer(MODEL, acceptance, 7, dear.cycle_s)], 1.0, 1000).count:
+                return count
+            length.note(1, 1)
+        return most
+
+    length = DraftLength()
+    assert tries(length, 2) == 2
+    assert tries(length, 9) == tries(DraftLength(), 9)
+
+
 def test_drafts_that_would_gain_next_to_nothing_are_not_tried() -> None:
     dear = CostLadder(tuple(rows * 0.97 for rows in range(1, 9)), draft_s=0.0)
     length = DraftLength()
