@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from helix_mlx.request import MAX_DRAFT_TOKENS
+from helix_mlx.speculative.deviations import Deviations
 
-_TRUST = 1.0
-"""How many cycles the ladder counts as, against those that were measured."""
-_MEMORY = 0.97
-"""What is left of a measurement's weight after the next one of its kind."""
-_SPREAD = 0.5
-"""A cycle counts as at most e^0.5 times longer or shorter than expected: commits and other programs disturb some."""
-_CARRIED = 0.1
-"""What is left of every weight for another length of context: a place to begin."""
+_NOISE = 0.15
+"""Standard deviation of one cycle's logarithm of seconds: commits and other programs disturb some."""
+_DRIFT = 0.03
+"""By how much the machine as a whole may become faster or slower from one cycle to the next."""
+_ANYTHING = 10.0
+"""Nothing is known of how fast it is: the ladder may have been made elsewhere, or in another unit."""
+_LADDER_OFF, _GUESS_OFF = 0.1, 0.3
+"""How far a ladder that was measured is off beside plain cycles, and one that was guessed."""
+_ELSEWHERE = 0.1
+"""How far all that may be off for another length of context: a place to begin."""
 _PLAIN_RUN = 6
 """Calls, and one cycle less that is plain, where the cost of one is not known."""
 _PLAIN_AGAIN, _PLAIN_EVERY = 32, 256
@@ -23,6 +27,8 @@ soon, and the machine may have changed."""
 
 Kind = tuple[int, bool]
 """K, and whether the draft model was asked."""
+_MACHINE, _ROWS, _DRAFTS = "machine", "rows", "drafts"
+"""Why cycles take longer than the ladder says: all of them, those of several rows, those that ask the draft model."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,10 @@ class CostLadder:
 
 
 class Costs:
-    """The cost of a cycle of K drafts: the ladder's, corrected by measured cycles of that K, and by all of them.
+    """The cost of a cycle of K drafts: the ladder's, corrected by the cycles that were measured.
+
+    A machine's speed changes as a whole, and one kind of cycle may be seen while it is fast, another while it is slow.
+    What is slow beside others seen at about the same time is told apart from a machine that is slow.
 
     Args:
         ladder: where to begin.
@@ -73,9 +82,9 @@ class Costs:
         self._again = _PLAIN_AGAIN if guessed else _PLAIN_EVERY
         self._without = 0
         self._begins = guessed
-        # The mean logarithm of measured by expected, and its weight.
-        self._off: dict[Kind, tuple[float, float]] = {}
-        self._whole = 0.0
+        self._spread = _GUESS_OFF if guessed else _LADDER_OFF
+        self._off = Deviations(_NOISE)
+        self._off.widen(_MACHINE, _ANYTHING)
         self._known: dict[Kind, float] = {}
 
     def owes_plain(self) -> bool:
@@ -102,37 +111,35 @@ class Costs:
             self._begins = False
             return
         key = count, asks_model and count > 0
-        off = math.log(seconds / self.ladder.cycle_s(*key))
-        if self._off:
-            # The first one is taken as it is: the machine may be slower as a whole than when the ladder was made.
-            expected = self._expected(key)
-            off = max(min(off, expected + _SPREAD), expected - _SPREAD)
-        mean, weight = self._off.get(key, (0.0, 0.0))
-        weight = weight * _MEMORY + 1.0
-        self._off[key] = mean + (off - mean) / weight, weight
-        shares = [(mean, weight / (weight + _TRUST)) for mean, weight in self._off.values()]
-        self._whole = sum(mean * share for mean, share in shares) / sum(share for _, share in shares)
+        causes = _causes(key)
+        for cause in causes:
+            if cause not in self._off:
+                self._off.widen(cause, self._spread)
+        self._off.widen(_MACHINE, _DRIFT)
+        self._off.note(causes, math.log(seconds / self.ladder.cycle_s(*key)))
         self._known.clear()
 
     def cycle_s(self, count: int, asks_model: bool = True) -> float:
         """What a cycle of K drafts is expected to take."""
         key = count, asks_model and count > 0
         if key not in self._known:
-            self._known[key] = self.ladder.cycle_s(*key) * math.exp(self._expected(key))
+            self._known[key] = self.ladder.cycle_s(*key) * math.exp(self._off.expected(_causes(key)))
         return self._known[key]
 
     @property
     def draft_s(self) -> float:
         """What a step of the draft model is expected to take."""
-        return self.ladder.draft_s * math.exp(self._whole)
+        return self.ladder.draft_s * math.exp(self._off.expected((_MACHINE, _DRAFTS)))
 
     def carried(self) -> Costs:
         """Where to begin for another length of context."""
         other = Costs(self.ladder, guessed=True)
-        other._off = {key: (mean, weight * _CARRIED) for key, (mean, weight) in self._off.items()}
-        other._whole = self._whole
+        other._off = self._off.copied(_ELSEWHERE)
         return other
 
-    def _expected(self, key: Kind) -> float:
-        mean, weight = self._off.get(key, (self._whole, 0.0))
-        return (mean * weight + self._whole * _TRUST) / (weight + _TRUST)
+
+def _causes(key: Kind) -> tuple[Hashable, ...]:
+    """Of what a cycle deviates; plain ones are what the machine is measured by."""
+    if not key[0]:
+        return (_MACHINE,)
+    return (_MACHINE, _ROWS, _DRAFTS, key) if key[1] else (_MACHINE, _ROWS, key)

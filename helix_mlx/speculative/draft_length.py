@@ -17,7 +17,7 @@ from helix_mlx.speculative.acceptance import Estimate
 MODEL, NGRAM, NOBODY = "model", "ngram", "none"
 HYSTERESIS = 1.02
 """Another choice has to promise so many times as many tokens a second."""
-PARKING = 1.02
+PARKING = 1.01
 """Drafting goes on down to this gain: what promises less is not worth the risk that it is none."""
 PROBE_SHARE = 0.01
 """The share of the time without drafts that trying some again may cost."""
