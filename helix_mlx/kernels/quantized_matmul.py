@@ -48,6 +48,33 @@ def quantized_matmul(
     return library.module.quantized_matmul(x, weight, scales, biases, group_size, bits)
 
 
+def embedding(
+    ids: mx.array,
+    weight: mx.array,
+    scales: mx.array,
+    biases: mx.array,
+    group_size: int,
+    bits: int,
+    library: CpuLibrary | None = None,
+) -> mx.array:
+    """Rows of a quantised matrix: `mx.dequantize` of them, or what our kernel makes of it, which is the same.
+
+    Args:
+        ids: `[...]` of whole numbers; one below 0 counts from the end.
+        weight, scales, biases, group_size, bits: as for `quantized_matmul`, of one matrix.
+        library: our kernels; None is MLX's own path.
+
+    Returns:
+        `[..., K]` float32 with our kernel, of the dtype of the scales with MLX.
+
+    Raises:
+        ValueError: our kernel does not know such operands.
+    """
+    if library is None:
+        return mx.dequantize(weight[ids], scales[ids], biases[ids], group_size=group_size, bits=bits)
+    return library.module.embedding(ids, weight, scales, biases, group_size, bits)
+
+
 class _Served:
     """A layer that our kernels can serve: affine, of 4 or 8 bits, with groups that they know."""
 
@@ -101,7 +128,7 @@ class FastQuantizedLinear(_Served, nn.QuantizedLinear):
 
 
 class FastQuantizedEmbedding(_Served, nn.QuantizedEmbedding):
-    """A quantised embedding whose use as an output head is by our kernels.
+    """A quantised embedding by our kernels: a row a token in one operation, where MLX has a dozen on a CPU.
 
     Args:
         layer: the layer that it takes the place of.
@@ -112,8 +139,11 @@ class FastQuantizedEmbedding(_Served, nn.QuantizedEmbedding):
         _take_over(self, layer, library)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Token ids `[...]` to `[..., K]`, by MLX: it is a row a token."""
-        return super().__call__(x).astype(self._widest)
+        """Token ids `[...]` to `[..., K]`."""
+        rows = self._library.module.embedding(
+            x, self["weight"], self["scales"], self["biases"], self.group_size, self.bits
+        )
+        return rows.astype(self._widest)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """`[..., K]` to logits `[..., N]`."""

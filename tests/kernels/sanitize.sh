@@ -35,7 +35,7 @@ build() { # the name of the result, then the sanitizers' flags
       compile "$source" "$work/$name-$(basename "$source" .cpp)-${words[0]}.o" "-DHELIX_ISA=${words[0]}" "${words[@]:1}"
     done
   done
-  for source in "$kernels"/{isa,pool,qmm,attention_job,rms_norm_job,rope_job}.cpp "$here"/sanitize_*.cpp; do
+  for source in "$kernels"/{isa,pool,qmm,attention_job,embedding_job,rms_norm_job,rope_job}.cpp "$here"/sanitize_*.cpp; do
     compile "$source" "$work/$name-$(basename "$source" .cpp).o"
   done
   for job in "${waits[@]}"; do wait "$job"; done

@@ -1,4 +1,4 @@
-// Drives norms and rotations under the sanitizers: every type, strided rows, sizes that no vector divides, arrays that
+// Drives norms, rotations and embeddings under the sanitizers: every type, strided rows, sizes that no vector divides, arrays that
 // are shared out between threads, and many callers at once. Everything lies in vectors of exactly its size.
 #include <cmath>
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "embedding_job.h"
 #include "rms_norm_job.h"
 #include "rope_job.h"
 
@@ -90,6 +91,21 @@ void rotate(int64_t rows, int64_t turned, bool traditional) {
   }
 }
 
+// Ids below 0 and out of range among them.
+void embeds(int64_t outputs, int64_t inputs, int group, int bits, int64_t count) {
+  const std::vector<uint32_t> codes(outputs * inputs * bits / 32, bits == 4 ? 0x33333333 : 0x03030303);
+  std::vector<float> scales(outputs * inputs / group), biases(scales.size(), 1.0f), y(count * inputs);
+  for (size_t i = 0; i < scales.size(); i++) scales[i] = static_cast<float>(i / (inputs / group));
+  std::vector<int32_t> ids(count);
+  for (int64_t i = 0; i < count; i++) ids[i] = static_cast<int32_t>(i * 7 % (3 * outputs) - outputs - 1);
+  embed({codes.data(), scales.data(), biases.data(), outputs, inputs, group, bits}, ids.data(), count, y.data());
+  for (int64_t i = 0; i < count; i++) {
+    const int64_t id = ids[i] < 0 ? ids[i] + outputs : ids[i];
+    const int64_t row = id < 0 ? 0 : id >= outputs ? outputs - 1 : id;
+    for (int64_t k = 0; k < inputs; k++) require(y[i * inputs + k] == 3.0f * row + 1, "an embedding is wrong");
+  }
+}
+
 void many_callers() {
   const std::vector<float> x = numbers(2 * 400 * 3 * 37);
   std::vector<float> expected;
@@ -121,5 +137,8 @@ void sanitize_rows() {
       rotate(rows, turned, false);
       rotate(rows, turned, true);
     }
+  for (int group : {32, 64, 128})
+    for (int bits : {4, 8})
+      for (int64_t count : {1, 9, 500}) embeds(11, 2 * group, group, bits, count);
   many_callers();
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from helix_mlx.kernels.quantized_matmul import (
     FastQuantizedEmbedding,
     FastQuantizedLinear,
     FastQuantizedSwitchLinear,
+    embedding,
     quantized_matmul,
 )
 
@@ -232,6 +234,48 @@ def test_what_does_not_fit_is_refused(cpu_library: CpuLibrary, changes: dict[str
     }
     with pytest.raises(ValueError, match=told):
         quantized_matmul(**{**operands, **changes}, library=cpu_library)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_an_embeddings_rows_are_mlxs_bit_by_bit(cpu_library: CpuLibrary, group_size: int, bits: int) -> None:
+    matrix = mx.quantize(normal(50, 384), group_size, bits)
+    for shape in ((1,), (2, 3), (300,)):  # of the last so many that threads share them
+        for dtype in (mx.int32, mx.uint32, mx.int64):
+            ids = (mx.arange(300)[: math.prod(shape)] * 7 % 50).reshape(shape).astype(dtype)
+            ours = embedding(ids, *matrix, group_size, bits, cpu_library)
+            assert ours.shape == (*shape, 384)
+            assert mx.array_equal(ours, embedding(ids, *matrix, group_size, bits)).item()
+
+
+def test_ids_of_any_strides_and_from_the_end(cpu_library: CpuLibrary) -> None:
+    matrix = mx.quantize(normal(50, 64), 32, 4)
+    every = embedding(mx.arange(50), *matrix, 32, 4, cpu_library)
+    ids = mx.arange(24, dtype=mx.int32).reshape(4, 6)
+    assert mx.array_equal(embedding(ids.T[::2], *matrix, 32, 4, cpu_library), every[ids.T[::2]]).item()
+    assert mx.array_equal(embedding(mx.array([-1, -50]), *matrix, 32, 4, cpu_library), every[mx.array([49, 0])]).item()
+    # Out of range there is no row; no memory is read that is not the matrix's.
+    assert mx.array_equal(embedding(mx.array([50, -51]), *matrix, 32, 4, cpu_library), every[mx.array([49, 0])]).item()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"ids": mx.array([1.0])}, "whole numbers"),
+        ({"ids": mx.zeros((0,), mx.int32)}, "whole numbers"),
+        ({"bits": 6}, "4 or 8 bits"),
+        ({"bits": 8}, "sizes"),
+        ({"scales": mx.zeros((8, 1), mx.float16)}, "float32"),
+        ({"weight": mx.zeros((2, 8, 8), mx.uint32)}, "belong together"),
+    ],
+)
+def test_an_embedding_refuses_what_it_does_not_know(
+    cpu_library: CpuLibrary, changes: dict[str, Any], told: str
+) -> None:
+    weight, scales, biases = mx.quantize(normal(8, 64), 64, 4)
+    operands = {"ids": mx.array([1]), "weight": weight, "scales": scales, "biases": biases, "group_size": 64, "bits": 4}
+    with pytest.raises(ValueError, match=told):
+        embedding(**{**operands, **changes}, library=cpu_library)
 
 
 class Tower(nn.Module):

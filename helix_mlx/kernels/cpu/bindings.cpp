@@ -5,10 +5,10 @@
 #include <nanobind/stl/variant.h>
 
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
 #include "attention.h"
+#include "embedding.h"
 #include "isa.h"
 #include "mlx/array.h"
 #include "mlx/ops.h"
@@ -69,22 +69,14 @@ class QuantizedMatmul : public CpuPrimitive {
 void check_weights(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
                    int group, int bits) {
   scalar_of(x);
-  if ((bits != 4 && bits != 8) || (group != 32 && group != 64 && group != 128))
-    throw std::invalid_argument("the codes have to be of 4 or 8 bits, in groups of 32, 64 or 128");
-  if (codes.dtype() != mx::uint32 || scales.dtype() != mx::float32 || biases.dtype() != mx::float32)
-    throw std::invalid_argument("the codes have to be uint32, scales and biases float32");
-  if (x.ndim() < 1 || codes.ndim() < 2 || scales.shape() != biases.shape() || scales.ndim() != codes.ndim())
-    throw std::invalid_argument("x, codes, scales and biases do not belong together");
-  const int64_t inputs = x.shape(-1);
-  if (inputs % group || int64_t{codes.shape(-1)} * 32 != inputs * bits || int64_t{scales.shape(-1)} * group != inputs ||
-      scales.shape(-2) != codes.shape(-2))
-    throw std::invalid_argument("x, codes, scales and biases differ in their sizes");
+  check_matrix(codes, scales, biases, group, bits);
+  check(x.ndim() >= 1 && int64_t{scales.shape(-1)} * group == x.shape(-1), "x and the codes differ in their sizes");
 }
 
 mx::array product(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
                   int group, int bits) {
   check_weights(x, codes, scales, biases, group, bits);
-  if (codes.ndim() != 2) throw std::invalid_argument("the codes have to be one matrix");
+  check(codes.ndim() == 2, "the codes have to be one matrix");
   const mx::Stream stream = mx::to_stream({}, mx::Device::cpu);
   mx::Shape shape = x.shape();
   shape.back() = codes.shape(0);
@@ -96,7 +88,7 @@ mx::array product(const mx::array& x, const mx::array& codes, const mx::array& s
 mx::array gathered_product(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,
                            const mx::array& experts, int group, int bits) {
   check_weights(x, codes, scales, biases, group, bits);
-  if (codes.ndim() != 3 || x.ndim() < 2) throw std::invalid_argument("the codes have to be a matrix an expert");
+  check(codes.ndim() == 3 && x.ndim() >= 2, "the codes have to be a matrix an expert");
   const mx::Stream stream = mx::to_stream({}, mx::Device::cpu);
   const mx::Shape before(x.shape().begin(), x.shape().end() - 2);
   mx::Shape batch = mx::broadcast_shapes(before, experts.shape());
@@ -128,6 +120,7 @@ NB_MODULE(helix_cpu, module) {
       "gather_qmm", &helix::gathered_product, "x"_a, "codes"_a, "scales"_a, "biases"_a, "experts"_a, "group_size"_a,
       "bits"_a);
   helix::bind_attention(module);
+  helix::bind_embedding(module);
   helix::bind_rms_norm(module);
   helix::bind_rope(module);
 }

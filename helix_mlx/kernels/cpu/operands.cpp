@@ -13,6 +13,17 @@ void check(bool right, const char* message) {
   if (!right) throw std::invalid_argument(message);
 }
 
+void check_matrix(const mx::array& codes, const mx::array& scales, const mx::array& biases, int group, int bits) {
+  check((bits == 4 || bits == 8) && (group == 32 || group == 64 || group == 128),
+        "the codes have to be of 4 or 8 bits, in groups of 32, 64 or 128");
+  check(codes.dtype() == mx::uint32 && scales.dtype() == mx::float32 && biases.dtype() == mx::float32,
+        "the codes have to be uint32, scales and biases float32");
+  check(codes.ndim() >= 2 && scales.shape() == biases.shape() && scales.ndim() == codes.ndim(),
+        "codes, scales and biases do not belong together");
+  check(int64_t{codes.shape(-1)} * 32 == int64_t{scales.shape(-1)} * group * bits && scales.shape(-2) == codes.shape(-2),
+        "codes, scales and biases differ in their sizes");
+}
+
 Scalar scalar_of(const mx::array& a) {
   if (a.dtype() == mx::float16) return Scalar::float16;
   if (a.dtype() == mx::bfloat16) return Scalar::bfloat16;
