@@ -17,14 +17,14 @@ from helix_mlx.speculative.costs import CostLadder, Kind
 from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY
 from helix_mlx.speculative.ngram import NgramLookup
 
-BUDGET_S = 1.2
+BUDGET_S = 1.5
 """No new round begins after so long."""
-MOST_ROUNDS = 6
+MOST_ROUNDS = 8
 SLOW_S = 0.03
 """A pass from which on a round of every K takes too long; some are left out then."""
 PROMPT_TOKENS = 36
 PLAIN: Kind = (0, False)
-PLAIN_RUN, RUN = 8, 2
+PLAIN_RUN, RUN = 8, 3
 """Cycles of one kind one after the other. Of those with drafts the first is not counted. Plain ones are enqueued before
 the one in front of them is read, so that what each took is told by all of a run together."""
 

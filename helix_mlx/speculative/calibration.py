@@ -18,7 +18,7 @@ from pathlib import Path
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.costs import CostLadder, Kind
 
-FORMAT = 2
+FORMAT = 3
 """Of the files; a file of another one is measured anew, as one from when a cycle was another piece of work."""
 _LEAST_S = 1e-7
 _READ_SHARE = 1 / 32
