@@ -27,8 +27,9 @@ WORTH_TRYING = 1.05
 """What drafts would gain that were all kept, at least; otherwise none is tried."""
 MOST_TRIES = 4
 """Tries that follow each other where each was kept. By then it is known whether more of them would pay."""
-FRESH_TRIES = 2
-"""Tries at the beginning of an answer, where those before it say that drafts would not pay: this one may be another."""
+FRESH_TRIES = 1
+"""Tries at the beginning of an answer, and more where one is kept, where drafts would not pay in those before it: this
+one may be another."""
 FRESH_SHARE = 0.02
 """The share of an answer's time that reading the prompt for them may cost."""
 HORIZON = 64
