@@ -13,6 +13,8 @@ _NOISE = 0.15
 """Standard deviation of one cycle's logarithm of seconds: commits and other programs disturb some."""
 _DRIFT = 0.03
 """By how much the machine as a whole may become faster or slower from one cycle to the next."""
+_WEAR = 0.002
+"""By how much a kind of cycle may become dearer beside the others: a hot chip punishes wide passes."""
 _ANYTHING = 10.0
 """Nothing is known of how fast it is: the ladder may have been made elsewhere, or in another unit."""
 _LADDER_OFF, _GUESS_OFF = 0.1, 0.3
@@ -112,9 +114,8 @@ class Costs:
             return
         key = count, asks_model and count > 0
         causes = _causes(key)
-        for cause in causes:
-            if cause not in self._off:
-                self._off.widen(cause, self._spread)
+        for cause in causes[1:]:
+            self._off.widen(cause, _WEAR if cause in self._off else self._spread)
         self._off.widen(_MACHINE, _DRIFT)
         self._off.note(causes, math.log(seconds / self.ladder.cycle_s(*key)))
         self._known.clear()

@@ -9,7 +9,7 @@ import pytest
 from helix_mlx.engine.drafting import OWED, Drafting, estimated_ladder
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.request import SamplingParams
-from helix_mlx.speculative.costs import CostLadder
+from helix_mlx.speculative.costs import CostLadder, Costs
 from helix_mlx.speculative.ngram import NgramLookup
 
 CHEAP_ROWS = CostLadder((1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35), draft_s=0.05, draft_read_s=0.01)
@@ -173,6 +173,17 @@ def test_what_cycles_take_moves_the_choice() -> None:
         kept = min(one.asks_count, 1)
         drafting.note([(one, one.asks_count, kept)], one.asks_count > 0, seconds)
     assert one.asks_count == 0
+
+
+def test_where_nothing_could_pay_cycles_are_still_measured_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[float] = []
+    monkeypatch.setattr(Costs, "note", lambda self, count, asks, seconds: noted.append(seconds))
+    drafting, one = Drafting(DEAR_ROWS, measured=True), sequence(PLAIN)
+    drafting.choose([one], 7)
+    for _ in range(80):
+        assert not drafting.would_draft([one], 7)
+        drafting.note([(one, 0, 0)], False, 1.0)
+    assert len(noted) == 10
 
 
 def test_the_choice_is_told() -> None:

@@ -46,6 +46,17 @@ def test_a_machine_that_gets_slow_now_and_then_is_not_taken_for_dear_drafts() ->
     assert all(ratio == pytest.approx(1.2 * LADDER.cycle_s(2), rel=0.08) for ratio in found[600:])
 
 
+def test_a_chip_that_has_become_hot_is_noticed_after_a_long_time() -> None:
+    """Wide passes cost more then, plain ones do not."""
+    costs = Costs(LADDER)
+    for factor, cycles in ((1.0, 20_000), (1.3, 400)):
+        for _ in range(cycles // 4):
+            costs.note(0, False, 1.0)
+            for _ in range(3):
+                costs.note(4, True, factor * LADDER.cycle_s(4))
+        assert costs.cycle_s(4) / costs.cycle_s(0) == pytest.approx(factor * LADDER.cycle_s(4), rel=0.03)
+
+
 def test_what_one_k_costs_more_is_expected_of_its_neighbours() -> None:
     costs = Costs(LADDER)
     for _ in range(50):
