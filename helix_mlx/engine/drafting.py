@@ -15,7 +15,7 @@ from helix_mlx.speculative.acceptance import PRIOR, Acceptance, Together
 from helix_mlx.speculative.costs import CostLadder, Costs
 from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, PLAIN, Choice, DraftLength, Offer, could_pay
 from helix_mlx.speculative.ngram import LONG
-from helix_mlx.speculative.usual import Usual, beginnings
+from helix_mlx.speculative.usual import Usual
 
 NGRAM_PRIOR = {True: 0.7, False: 0.35}
 """The share kept of drafts that were looked up, where nothing is known: by whether the match was a long one."""
@@ -148,7 +148,7 @@ class Drafting:
                 continue
             kind = self._kind(sequence, sequence.asks)
             self._estimate(sequence, kind).note(count, kept)
-            self._usual_of(sequence, kind).note(_begun(sequence), kept > 0)
+            self._usual_of(sequence, kind).note(sequence.begun, kept > 0)
             drafted, accepted = drafted + count, accepted + kept
         self._length.note(drafted, accepted)
 
@@ -223,7 +223,7 @@ class Drafting:
     def _estimate(self, sequence: Sequence, kind: str) -> Acceptance:
         """A sequence's own estimate, which begins with what is usual."""
         if kind not in sequence.estimates:
-            sequence.estimates[kind] = Acceptance(self._usual_of(sequence, kind).chance(_begun(sequence)))
+            sequence.estimates[kind] = Acceptance(self._usual_of(sequence, kind).chance(sequence.begun))
         return sequence.estimates[kind]
 
     def _usual_of(self, sequence: Sequence, kind: str) -> Usual:
@@ -233,13 +233,6 @@ class Drafting:
             prior = PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM]
             self._usual[key] = Usual(prior)
         return self._usual[key]
-
-
-def _begun(sequence: Sequence) -> tuple[int, ...]:
-    """Of its prompt; looked up once."""
-    if not sequence.begun:
-        sequence.begun = beginnings(sequence.tokens[: sequence.prompt_tokens])
-    return sequence.begun
 
 
 def _could_pay(costs: Costs, decoding: Seq[Sequence], open_: Seq[Sequence], most: int) -> bool:

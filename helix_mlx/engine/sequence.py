@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from helix_mlx.engine.answer import Answer
 from helix_mlx.paging.block_table import BlockTable
@@ -11,6 +12,7 @@ from helix_mlx.paging.paged_cache import PagedKV
 from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk, FinishReason, SamplingParams, Stats
 from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.ngram import NgramLookup
+from helix_mlx.speculative.usual import beginnings
 
 DRAFT_GAP = MAX_DRAFT_TOKENS + 1
 """Tokens that a draft model may have missed and still read in its cycle: those of one cycle of another drafter."""
@@ -29,8 +31,7 @@ class Sequence:
     n-grams. `asks` and `asks_count` are who drafts in the next cycle, and how many. Past `draft_context` positions a
     draft model is not asked, which was not made for them; where it `drafts_alone` in a cycle, the model reads a few
     tokens that it missed in that very cycle. `lookup` finds its n-grams. `estimates` tell how many
-    drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle. `begun` stands for the
-    beginnings of its prompt, once they were asked for.
+    drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle.
     `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
     `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
     `cancel_wanted` may be set by any thread. `read_from` is where reading began when it was admitted last.
@@ -53,7 +54,6 @@ class Sequence:
     lookup: NgramLookup | None = None
     drafts_alone: bool = False
     estimates: dict[str, Acceptance] = field(default_factory=dict)
-    begun: tuple[int, ...] = ()
     offered: dict[str, int] = field(default_factory=dict)
     priority: int = 0
     index: int = 0
@@ -76,6 +76,11 @@ class Sequence:
     def length(self) -> int:
         """All tokens but the last, whose position is this number."""
         return len(self.tokens) - 1
+
+    @cached_property
+    def begun(self) -> tuple[int, ...]:
+        """What stands for the beginnings of its prompt."""
+        return beginnings(self.tokens[: self.prompt_tokens])
 
     @property
     def pages_held(self) -> int:

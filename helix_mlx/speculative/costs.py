@@ -15,7 +15,7 @@ _DRIFT = 0.03
 """By how much the machine as a whole may become faster or slower from one cycle to the next."""
 _WEAR = 0.002
 """By how much a kind of cycle may become dearer beside the others: a hot chip punishes wide passes."""
-_ANYTHING = 10.0
+_ANYTHING = 1e3
 """Nothing is known of how fast it is: the ladder may have been made elsewhere, or in another unit."""
 _LADDER_OFF, _GUESS_OFF = 0.1, 0.3
 """How far a ladder that was measured is off beside plain cycles, and one that was guessed."""

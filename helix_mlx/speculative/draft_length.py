@@ -103,7 +103,7 @@ class DraftLength:
         """What came of the last choice: where a try was kept, the next one follows at once."""
         if self._tried and drafted:
             self._failed = 0 if accepted else min(self._failed + 1, 2)
-            self._in_a_row = self._in_a_row + 1 if accepted and self._in_a_row + 1 < MOST_TRIES else 0
+            self._in_a_row = (self._in_a_row + 1) % MOST_TRIES if accepted else 0
         self._tried = False
 
     def choose(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice:

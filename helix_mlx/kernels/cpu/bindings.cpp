@@ -29,41 +29,30 @@ namespace helix {
 namespace {
 
 // Inputs: x [..., K], codes, scales, biases, and for expert matrices the index of each row's matrix.
-class QuantizedMatmul : public CpuPrimitive {
+class QuantizedMatmul : public QuantizedPrimitive {
  public:
-  QuantizedMatmul(mx::Stream stream, int group, int bits) : CpuPrimitive(stream), group_(group), bits_(bits) {}
+  using QuantizedPrimitive::QuantizedPrimitive;
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
     allocate_dense(out);
     const mx::array& x = inputs[0];
-    const Weights weights{
-        inputs[1].data<uint32_t>(), inputs[2].data<float>(), inputs[3].data<float>(), inputs[1].shape(-2), x.shape(-1),
-        group_, bits_};
     const Rows rows{
         x.data<void>(), out.data<void>(), scalar_of(x), static_cast<int64_t>(x.size() / x.shape(-1)), nullptr,
         x.strides(-1), inputs.size() > 4 ? inputs[4].data<uint32_t>() : nullptr};
-    encoder_for(inputs, out).dispatch([weights, rows, starts = row_starts(x)]() mutable {
+    encoder_for(inputs, out).dispatch([matrix = weights(inputs), rows, starts = row_starts(x)]() mutable {
       Rows placed = rows;
       if (!starts.empty()) placed.starts = starts.data();
-      quantized_matmul(weights, placed);
+      quantized_matmul(matrix, placed);
     });
   }
 
   const char* name() const override { return "HelixQuantizedMatmul"; }
-
-  bool is_equivalent(const mx::Primitive& other) const override {
-    const auto& same = static_cast<const QuantizedMatmul&>(other);
-    return group_ == same.group_ && bits_ == same.bits_;
-  }
 
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
     mx::Shape shape = inputs[0].shape();
     shape.back() = inputs[1].shape(-2);
     return {shape};
   }
-
- private:
-  int group_, bits_;
 };
 
 void check_weights(const mx::array& x, const mx::array& codes, const mx::array& scales, const mx::array& biases,

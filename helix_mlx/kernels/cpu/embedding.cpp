@@ -18,35 +18,24 @@ namespace helix {
 namespace {
 
 // Inputs: ids, codes, scales, biases.
-class Embedding : public CpuPrimitive {
+class Embedding : public QuantizedPrimitive {
  public:
-  Embedding(mx::Stream stream, int group, int bits) : CpuPrimitive(stream), group_(group), bits_(bits) {}
+  using QuantizedPrimitive::QuantizedPrimitive;
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
     allocate_dense(out);
-    const Weights matrix{
-        inputs[1].data<uint32_t>(), inputs[2].data<float>(), inputs[3].data<float>(), inputs[1].shape(0),
-        out.shape(-1), group_, bits_};
     encoder_for(inputs, out).dispatch(
-        [matrix, ids = inputs[0].data<int32_t>(), count = static_cast<int64_t>(inputs[0].size()),
+        [matrix = weights(inputs), ids = inputs[0].data<int32_t>(), count = static_cast<int64_t>(inputs[0].size()),
          y = out.data<float>()] { embed(matrix, ids, count, y); });
   }
 
   const char* name() const override { return "HelixEmbedding"; }
-
-  bool is_equivalent(const mx::Primitive& other) const override {
-    const auto& same = static_cast<const Embedding&>(other);
-    return group_ == same.group_ && bits_ == same.bits_;
-  }
 
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
     mx::Shape shape = inputs[0].shape();
     shape.push_back(inputs[2].shape(1) * group_);
     return {shape};
   }
-
- private:
-  int group_, bits_;
 };
 
 mx::array embedded(const mx::array& ids, const mx::array& codes, const mx::array& scales, const mx::array& biases,

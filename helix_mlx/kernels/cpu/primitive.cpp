@@ -19,6 +19,16 @@ mx::cpu::CommandEncoder& CpuPrimitive::encoder_for(const std::vector<mx::array>&
   return encoder;
 }
 
+bool QuantizedPrimitive::is_equivalent(const mx::Primitive& other) const {
+  const auto& same = static_cast<const QuantizedPrimitive&>(other);
+  return group_ == same.group_ && bits_ == same.bits_;
+}
+
+Weights QuantizedPrimitive::weights(const std::vector<mx::array>& inputs) const {
+  return {inputs[1].data<uint32_t>(), inputs[2].data<float>(), inputs[3].data<float>(), inputs[1].shape(-2),
+          int64_t{inputs[2].shape(-1)} * group_, group_, bits_};
+}
+
 void allocate_dense(mx::array& out) { out.set_data(mx::allocator::malloc(out.nbytes())); }
 
 void allocate_by_rows(mx::array& out) {

@@ -6,6 +6,7 @@
 #include "mlx/array.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
+#include "qmm.h"
 
 namespace helix {
 
@@ -18,6 +19,21 @@ class CpuPrimitive : public mlx::core::UnaryPrimitive {
  protected:
   // The stream's encoder, told what the work to be dispatched reads and writes. The output's memory is there.
   mlx::core::cpu::CommandEncoder& encoder_for(const std::vector<mlx::core::array>& inputs, mlx::core::array& out);
+};
+
+// What works on a quantised matrix, or on one an expert.
+class QuantizedPrimitive : public CpuPrimitive {
+ public:
+  QuantizedPrimitive(mlx::core::Stream stream, int group, int bits)
+      : CpuPrimitive(stream), group_(group), bits_(bits) {}
+
+  bool is_equivalent(const mlx::core::Primitive& other) const override;
+
+ protected:
+  // The matrix whose codes, scales and biases are the inputs after the first.
+  Weights weights(const std::vector<mlx::core::array>& inputs) const;
+
+  int group_, bits_;
 };
 
 // Gives an output its memory, densely.
