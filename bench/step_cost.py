@@ -125,9 +125,9 @@ class Helix:
         limits = Limits(
             page_size=PAGE,
             pages_total=self._pool.allocator.pages_total,
-            max_sequences=config.max_sequences,
+            max_sequences=batch,
             prefill_tokens=batch * context,
-            max_rows=config.max_rows,
+            max_rows=max(batch, config.max_rows),
             lookahead=0 if lookahead == 0 else 1,
         )
         cache = PrefixCache(self._pool.allocator, PAGE, b"", enabled=True)

@@ -9,6 +9,8 @@ from helix_mlx.request import DRAFTERS, check_draft_tokens
 
 CPU_KERNELS = ("auto", "on", "off")
 MAX_CPU_THREADS = 256
+DEFAULT_SEQUENCES = 16
+"""Answers that run at once where nobody says how many."""
 _WHOLE = (
     "page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk", "max_sequences", "max_rows"
 )  # fmt: skip
@@ -33,7 +35,8 @@ class EngineConfig:
             where nobody drafts, and the second where somebody does, which is what measures faster.
         prefill_chunk: prompt tokens that are read between two cycles at most, so that a long prompt delays the
             running answers by no more.
-        max_sequences: answers that run at once; more wait for their turn.
+        max_sequences: answers that run at once; more wait for their turn. None takes 16, or `max_rows` where that
+            is less.
         max_rows: rows of one decoding pass of the target, all sequences together; where they are many, each drafts
             less.
         prefix_cache: whether pages that nobody holds any more are kept for prompts that begin alike.
@@ -52,7 +55,7 @@ class EngineConfig:
     calibrate: bool = True
     lookahead: int | None = None
     prefill_chunk: int = 512
-    max_sequences: int = 16
+    max_sequences: int | None = None
     max_rows: int = 16
     prefix_cache: bool = True
     cpu_kernels: str = "auto"
@@ -76,9 +79,11 @@ class EngineConfig:
             raise SettingsError(f"lookahead is {self.lookahead}, but has to be 0 or 1")
         if self.prefill_chunk < 1:
             raise SettingsError(f"prefill-chunk is {self.prefill_chunk}, but has to be at least 1")
-        if self.max_sequences < 1:
+        if self.max_sequences is not None and self.max_sequences < 1:
             raise SettingsError(f"max-sequences is {self.max_sequences}, but has to be at least 1")
-        if self.max_rows < self.max_sequences:
+        if self.max_rows < 1:
+            raise SettingsError(f"max-rows is {self.max_rows}, but has to be at least 1")
+        if self.max_sequences is not None and self.max_rows < self.max_sequences:
             raise SettingsError(
                 f"max-rows is {self.max_rows}, but each of {self.max_sequences} sequences needs a row: "
                 "raise it, or lower --max-sequences"

@@ -107,7 +107,7 @@ SETTINGS = (
     Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
     Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Memory for keys and values, such as 2GB."),
     Setting("max-context", EngineConfig, int, "N", "Most tokens of prompt and answer together."),
-    Setting("max-sequences", EngineConfig, int, "N", "Answers that run at once; more wait."),
+    Setting("max-sequences", EngineConfig, int, "N", "Answers that run at once; more wait.  [default: 16]"),
     Setting("max-rows", EngineConfig, int, "N", "Rows of one decoding pass, all answers together."),
     Setting("prefill-chunk", EngineConfig, int, "N", "Prompt tokens read between two cycles at most."),
     Setting("prefix-cache", EngineConfig, switch, "on|off", "Keep pages for prompts that begin alike."),

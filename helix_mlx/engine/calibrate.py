@@ -113,7 +113,7 @@ def measure(
     vocab_size: int,
     asks_model: bool,
     progress: Progress | None = None,
-) -> CostLadder:
+) -> CostLadder | None:
     """Run cycles of every kind in turn, until the time for it is spent. On the engine's own thread, when it is idle.
 
     Args:
@@ -124,7 +124,7 @@ def measure(
         progress: is told rounds done and in all.
 
     Returns:
-        The ladder of one sequence with a short context.
+        The ladder of one sequence with a short context; None where the context is too short for one.
     """
     began = time.perf_counter()
     draws = random.Random(0)

@@ -6,6 +6,7 @@ import json
 import secrets
 import threading
 import time
+import warnings
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -17,6 +18,7 @@ from helix_mlx.config import EngineConfig
 from helix_mlx.engine.answer import Answer
 from helix_mlx.engine.calibrate import Progress, measure
 from helix_mlx.engine.drafting import Drafting, estimated_ladder
+from helix_mlx.engine.failsafe import Failsafe
 from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.memory import DEFAULT_CONTEXT, allocate_pool
 from helix_mlx.engine.metrics import Metrics
@@ -52,12 +54,13 @@ class Core:
     Args:
         pair: target, draft and tokenizer.
         config: how to run it; what it leaves open is filled in and readable as `config`.
+        notice: is told, in a line, when something is not as it should be; by default it is a warning of Python's.
 
     Raises:
         HelixError: the configuration does not fit the pair or the machine.
     """
 
-    def __init__(self, pair: Pair, config: EngineConfig) -> None:
+    def __init__(self, pair: Pair, config: EngineConfig, notice: Notice | None = None) -> None:
         if config.drafter not in ("auto", "model"):
             pair = replace(pair, draft=None)
         self.pair = pair
@@ -74,6 +77,7 @@ class Core:
         if pair.draft is not None:
             drafter = DraftModel(pair.draft.model, pair.draft.vocab_size, pair.target.vocab_size)
         config = self.config
+        assert config.max_sequences is not None
         self.scheduler: Scheduler[Sequence] = Scheduler(
             Limits(
                 page_size=config.page_size,
@@ -89,7 +93,8 @@ class Core:
         models = Models(pair.target.model, pair.target.vocab_size, drafter, drafter)
         share = pair.draft.nbytes / pair.target.nbytes if pair.draft else 0.0
         self.drafting = Drafting(estimated_ladder(share))
-        self.runner = Runner(models, self.pool, cache, self.scheduler, self.drafting, config.lookahead)
+        chooser = Failsafe(self.drafting, notice or _warn)
+        self.runner = Runner(models, self.pool, cache, self.scheduler, chooser, config.lookahead)
         self.worker = Worker(self.runner)
         self._encoding = threading.Lock()
 
@@ -119,6 +124,9 @@ class Core:
             ladder = self.worker.call(
                 lambda: measure(self.runner, self._trial, vocab, self.pair.draft is not None, progress)
             )
+            if ladder is None:
+                notice("The context is too short to measure them in; drafts begin with an estimate of their costs.")
+                return False
             if not store.keep(key, ladder):
                 notice("What was measured cannot be kept on disk, so it will be measured again next time.")
         else:
@@ -292,3 +300,7 @@ class Core:
             stats=sequence.stats,
             settings=self.settings(sequence.params, sequence.draft_tokens, sequence.drafter),
         )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)

@@ -64,7 +64,7 @@ def load(
         draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
     loaded = load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code)
-    engine = Engine(loaded.with_kernels(kernels), config)
+    engine = Engine(loaded.with_kernels(kernels), config, notice)
     if config.calibrate and config.draft_tokens is None and config.drafter != "none":
         engine.calibrate(ladders, notice, progress)
     return engine
@@ -76,13 +76,14 @@ class Engine:
     Args:
         pair: target, draft and tokenizer.
         config: how to run it; what it leaves open is filled in and readable as `config`.
+        notice: is told, in a line, when something is not as it should be; by default it is a warning of Python's.
 
     Raises:
         HelixError: the configuration does not fit the pair or the machine.
     """
 
-    def __init__(self, pair: Pair, config: EngineConfig | None = None) -> None:
-        self._core = Core(pair, config or EngineConfig())
+    def __init__(self, pair: Pair, config: EngineConfig | None = None, notice: Notice | None = None) -> None:
+        self._core = Core(pair, config or EngineConfig(), notice)
         # An engine that is dropped takes its thread along. A collection of garbage may drop it on any thread, and
         # whatever that holds, so that nothing is waited for.
         self._finalizer = weakref.finalize(self, self._core.worker.stop)

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from helix_mlx.config import EngineConfig
+from helix_mlx.config import DEFAULT_SEQUENCES, EngineConfig
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.errors import MemoryBudgetError, SettingsError
 from helix_mlx.models.pair import Pair
@@ -16,7 +16,7 @@ from helix_mlx.paging.page_pool import PagePool
 
 DEFAULT_CONTEXT = 4096
 """Where a model does not say how many positions it was made for."""
-DEFAULT_SEQUENCES = 4
+DEFAULT_CONTEXTS = 4
 """Whole contexts that the pool holds where the device has memory to spare and nobody says otherwise."""
 
 
@@ -53,7 +53,7 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
             f"max-context is {config.max_context}, but {pair.name} was made for {limit} positions; ask for at most that"
         )
     context = config.max_context or limit
-    wanted = DEFAULT_SEQUENCES * -(-context // config.page_size) + 1
+    wanted = DEFAULT_CONTEXTS * -(-context // config.page_size) + 1
     budget = config.kv_memory if config.kv_memory is not None else min(wanted * per_page, spare_memory(pair))
     pages = budget // per_page - 1  # one page is the page of zeros
     if pages < 1:
@@ -69,7 +69,8 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
             f"fewer than the {config.max_context} of --max-context: "
             f"raise --kv-memory to at least {needed}, or lower --max-context"
         )
-    resolved = replace(config, kv_memory=budget, max_context=min(context, capacity))
+    sequences = config.max_sequences or min(DEFAULT_SEQUENCES, config.max_rows)
+    resolved = replace(config, kv_memory=budget, max_context=min(context, capacity), max_sequences=sequences)
     return PagePool(models, config.page_size, pages), resolved
 
 

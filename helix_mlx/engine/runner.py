@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -20,7 +20,7 @@ from helix_mlx.engine.sequence import Sequence
 from helix_mlx.engine.step import Models, cycle, tail_slots
 from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.paging.prefix_cache import PrefixCache
-from helix_mlx.request import Chunk
+from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk
 from helix_mlx.speculative.draft_length import MODEL, NGRAM
 
 Event = tuple[Sequence, list[Chunk]]
@@ -127,17 +127,21 @@ class Runner:
 
     @contextmanager
     def trial(self, chooser: Chooser) -> Iterator[None]:
-        """Run sequences that are nobody's: with a chooser of their own, and afterwards nothing is left of them."""
+        """Run sequences that are nobody's: with a chooser of their own, and afterwards nothing is left of them.
+
+        One of them has room for every K, however few rows a pass has otherwise.
+        """
         assert self.idle
-        before, counts = self.chooser, vars(self._count).copy()
+        before, counts, limits = self.chooser, vars(self._count).copy(), self._scheduler.limits
         self.chooser = chooser
+        self._scheduler.limits = replace(limits, max_rows=max(limits.max_rows, MAX_DRAFT_TOKENS + 1))
         try:
             yield
         finally:
             self.abandon()
             mx.synchronize()
             self._device_idle = True
-            self.chooser = before
+            self.chooser, self._scheduler.limits = before, limits
             vars(self._count).update(counts)
 
     @property

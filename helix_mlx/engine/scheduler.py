@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from helix_mlx.request import MAX_DRAFT_TOKENS
+
 
 class Job(Protocol):
     """What the scheduler sees of a sequence; lengths are in tokens."""
@@ -213,8 +215,12 @@ class Scheduler(Generic[J]):
         return plan
 
     def most_drafts(self, decoding: int) -> int:
-        """The largest K with which all rows of so many jobs fit one pass: each has the rows of the longest."""
-        most = self.limits.max_rows // max(1, decoding) - 1
+        """The largest K of a cycle of so many jobs. Whoever needs a bound on K asks here.
+
+        All rows have to fit one pass, where each job has the rows of the longest, and K what a tail, a verification
+        and a cost table hold.
+        """
+        most = min(MAX_DRAFT_TOKENS, self.limits.max_rows // max(1, decoding) - 1)
         return most if most >= FEWEST_DRAFTS else 0
 
     def _preempt(self, pages_free: int, pages_returned: Callable[[J], int] | None) -> list[J]:

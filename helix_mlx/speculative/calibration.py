@@ -20,7 +20,8 @@ from helix_mlx.speculative.costs import CostLadder, Kind
 
 FORMAT = 3
 """Of the files; a file of another one is measured anew, as one from when a cycle was another piece of work."""
-_LEAST_S = 1e-7
+_LEAST_S, _MOST_S = 1e-7, 1e4
+"""What no part of a cycle stays below, and none reaches."""
 _READ_SHARE = 1 / 32
 """A token that is read together with many others, in steps of the draft, where that was not measured."""
 
@@ -71,9 +72,10 @@ class LadderStore:
                 return None
             ladder = data["ladder"]
             costs = tuple(float(cost) for cost in ladder["target_s"])
-            if len(costs) != MAX_DRAFT_TOKENS + 1 or not all(0 < cost < 1e4 for cost in costs):
+            drafts = [float(ladder[name]) for name in ("draft_s", "draft_read_s")]
+            if len(costs) != MAX_DRAFT_TOKENS + 1 or not all(0 < cost < _MOST_S for cost in costs):
                 return None
-            return CostLadder(costs, max(0.0, float(ladder["draft_s"])), max(0.0, float(ladder["draft_read_s"])))
+            return CostLadder(costs, *drafts) if all(0 <= cost < _MOST_S for cost in drafts) else None
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
@@ -96,15 +98,17 @@ class LadderStore:
         return True
 
 
-def ladder_of(seconds: Mapping[Kind, Sequence[float]], reads: Sequence[tuple[int, float]]) -> CostLadder:
-    """The ladder that measured cycles come to.
+def ladder_of(seconds: Mapping[Kind, Sequence[float]], reads: Sequence[tuple[int, float]]) -> CostLadder | None:
+    """The ladder that measured cycles come to; None where those of K = 0 or of the largest K are missing.
 
     Args:
-        seconds: of cycles by their kind. Those without the model, of K = 0 and of the largest K at least, are passes
-            of the target; draft lengths between them that were not measured lie on the line between their neighbours.
+        seconds: of cycles by their kind. Those without the model are passes of the target; draft lengths between them
+            that were not measured lie on the line between their neighbours.
         reads: tokens and seconds of the draft's passes over known tokens.
     """
     medians = {kind: statistics.median(found) for kind, found in seconds.items() if found}
+    if not {(0, False), (MAX_DRAFT_TOKENS, False)} <= medians.keys():
+        return None
     target_s: list[float] = []
     for count in range(MAX_DRAFT_TOKENS + 1):
         below = max(known for known, asks in medians if not asks and known <= count)

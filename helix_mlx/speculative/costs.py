@@ -50,9 +50,11 @@ class CostLadder:
     def __post_init__(self) -> None:
         assert len(self.target_s) == MAX_DRAFT_TOKENS + 1
         assert min(self.target_s) > 0 <= self.draft_s
+        assert all(map(math.isfinite, (*self.target_s, self.draft_s, self.draft_read_s)))
 
     def cycle_s(self, count: int, asks_model: bool = True) -> float:
         """A cycle of K drafts."""
+        assert 0 <= count < len(self.target_s), f"a table of K = 0..{len(self.target_s) - 1} was asked for K = {count}"
         return self.target_s[count] + count * self.draft_s * asks_model
 
     def for_batch(self, sequences: int) -> CostLadder:

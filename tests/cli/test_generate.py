@@ -5,6 +5,8 @@ import os
 import signal
 import threading
 
+import pytest
+
 from tests.cli.conftest import Run
 from tests.cli.fakes import FakeEngine
 
@@ -76,3 +78,12 @@ def test_the_built_in_pair_says_the_same_with_and_without_drafts(run: Run) -> No
     assert drafted["settings"]["pair"] == "tiny"
     assert drafted["stats"]["target_passes"] < plain["stats"]["target_passes"]
     assert plain["stats"]["drafted"] == 0
+
+
+@pytest.mark.parametrize("max_rows", ["1", "2", "64"])
+def test_however_few_rows_a_pass_has_the_answer_is_the_plain_one(run: Run, max_rows: str) -> None:
+    words = ["generate", "What is Helix?", "--max-tokens", "24"]
+    plain = run(*words, "--draft-tokens", "0")
+    for rest in (["--calibrate", "off"], ["--draft", "none", "--calibrate", "off"], ["--draft-tokens", "4"]):
+        result = run(*words, "--max-rows", max_rows, *rest)
+        assert (result.exit_code, result.stdout) == (0, plain.stdout), rest

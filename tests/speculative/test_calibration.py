@@ -8,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from helix_mlx.speculative.calibration import FORMAT, LadderKey, LadderStore, ladder_of
-from helix_mlx.speculative.costs import CostLadder
+from helix_mlx.speculative.calibration import FORMAT, LadderKey, LadderStore
+from helix_mlx.speculative.calibration import ladder_of as ladder_or_none
+from helix_mlx.speculative.costs import CostLadder, Kind
 
 KEY = LadderKey("Apple M3 Max", "0.32.4", "a target of 4 bits", "a draft", "off", 1024)
 LADDER = CostLadder((1.0, 1.1, 1.2, 1.3, 1.4, 1.8, 2.0, 2.2), 0.2, 0.01)
+
+
+def ladder_of(seconds: dict[Kind, list[float]], reads: list[tuple[int, float]]) -> CostLadder:
+    ladder = ladder_or_none(seconds, reads)
+    assert ladder is not None
+    return ladder
 
 
 def test_a_ladder_is_made_of_medians() -> None:
@@ -35,6 +42,13 @@ def test_noise_makes_no_row_cheaper_and_no_step_free() -> None:
     ladder = ladder_of({**seconds, (2, True): [1.1]}, [])
     assert list(ladder.target_s) == sorted(ladder.target_s)
     assert ladder.draft_s > 0
+
+
+@pytest.mark.parametrize("kind", [(0, False), (7, False)])
+def test_without_its_ends_there_is_no_ladder(kind: Kind) -> None:
+    seconds: dict[Kind, list[float]] = {(0, False): [1.0], (4, False): [2.0], (7, False): [2.6]}
+    assert ladder_or_none({**seconds, kind: []}, []) is None
+    assert ladder_or_none({}, []) is None
 
 
 def test_a_ladder_is_found_again(tmp_path: Path) -> None:
@@ -67,6 +81,11 @@ def test_another_machine_or_pair_has_another_ladder(tmp_path: Path, change: dict
         ),
         json.dumps({"format": FORMAT, "key": asdict(KEY), "ladder": {**asdict(LADDER), "target_s": [0.0] * 8}}),
         json.dumps({"format": FORMAT, "key": asdict(KEY), "ladder": {**asdict(LADDER), "draft_s": "x"}}),
+        *(
+            json.dumps({"format": FORMAT, "key": asdict(KEY), "ladder": {**asdict(LADDER), name: number}})
+            for name in ("draft_s", "draft_read_s")
+            for number in (float("inf"), float("nan"), -1.0)
+        ),
     ],
 )
 def test_a_file_that_means_nothing_is_measured_anew(tmp_path: Path, text: str) -> None:
