@@ -18,6 +18,10 @@ class ModelError(HelixError):
     """A model is missing, unreadable, unsupported, or unsafe to load."""
 
 
+class LogitsError(HelixError):
+    """A model's logits are no numbers, so that nothing can be chosen by them."""
+
+
 class PairError(HelixError):
     """A draft and a target do not belong together."""
 

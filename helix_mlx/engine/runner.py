@@ -18,13 +18,14 @@ from helix_mlx.engine.prefill import Prefill
 from helix_mlx.engine.scheduler import Scheduler
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.engine.step import Models, cycle, tail_slots
+from helix_mlx.errors import LogitsError
 from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk
 from helix_mlx.speculative.draft_length import MODEL, NGRAM
 
 Event = tuple[Sequence, list[Chunk]]
-"""Chunks of one answer; the last one of an answer has its finish reason."""
+"""Chunks of one answer; the last one of an answer has its finish reason. One that failed and has let go has none."""
 
 
 @dataclass(eq=False)
@@ -188,12 +189,19 @@ class Runner:
             self._scheduler.remove(sequence)
             self._start_copies(sequence, [])
             sequence.let_go()
-            events.append((sequence, [self._last_chunk(sequence)]))
+            events.append((sequence, self._last_chunks(sequence)))
         self._steady = False
         return events
 
-    def _last_chunk(self, sequence: Sequence) -> Chunk:
-        rest = sequence.finish_text()
+    def _last_chunks(self, sequence: Sequence) -> list[Chunk]:
+        """What ends an answer: one chunk, or none where it has failed."""
+        rest = ""
+        if sequence.error is None:
+            with sequence.failing_alone():
+                rest = sequence.finish_text()
+        if sequence.error is not None:
+            self._count.failed += 1
+            return []
         stats = sequence.stats
         if stats.emitted:
             stats.decode_s = time.perf_counter() - sequence.first_at
@@ -202,7 +210,7 @@ class Runner:
             self._count.cancelled += 1
         else:
             self._count.finished += 1
-        return Chunk(rest, finish_reason=sequence.finish_reason, stats=stats, index=sequence.index)
+        return [Chunk(rest, finish_reason=sequence.finish_reason, stats=stats, index=sequence.index)]
 
     def _arrange(self) -> None:
         """Commit, change who runs, and read what has to be read before the next cycle."""
@@ -346,7 +354,7 @@ class Runner:
         now = time.perf_counter()
         seconds = None if self._read_at is None else now - self._read_at
         self._read_at = now
-        kept = [row[0] for row in rows]
+        kept = [max(0, row[0]) for row in rows]
         flown = list(zip(flight.sequences, flight.counts, kept, strict=True))
         self.chooser.note(flown, bool(flight.drafting), seconds)
         events: list[Event] = []
@@ -355,7 +363,13 @@ class Runner:
                 continue
             count = flight.counts[row]
             drafted = max(flight.counts) if row in flight.drafting else 0
-            events.append((sequence, self._take(sequence, tokens[: kept + 1], count, drafted)))
+            with sequence.failing_alone():
+                if kept < 0:
+                    raise LogitsError(
+                        f"the target's logits are no numbers at token {sequence.emitted_count + 1} of the answer: its "
+                        "weights are damaged, or too large for their type; fetch or convert the model again"
+                    )
+                events.append((sequence, self._take(sequence, tokens[: kept + 1], count, drafted)))
         return events
 
     def _take(self, sequence: Sequence, tokens: list[int], count: int, draft_passes: int) -> list[Chunk]:

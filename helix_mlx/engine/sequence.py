@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,7 +35,8 @@ class Sequence:
     drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle.
     `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
     `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
-    `cancel_wanted` may be set by any thread. `read_from` is where reading began when it was admitted last.
+    `cancel_wanted` may be set by any thread. `error` is why this answer failed, and no other. `read_from` is where
+    reading began when it was admitted last.
     """
 
     tokens: list[int]
@@ -70,6 +72,7 @@ class Sequence:
     began_at: float = 0.0
     first_at: float = 0.0
     finish_reason: FinishReason | None = None
+    error: Exception | None = None
     stats: Stats = field(default_factory=Stats)
 
     @property
@@ -131,8 +134,8 @@ class Sequence:
 
     @property
     def finished(self) -> bool:
-        """Whether the answer has ended."""
-        return self.finish_reason is not None
+        """Whether the answer has ended, or failed."""
+        return self.finish_reason is not None or self.error is not None
 
     @property
     def emitted(self) -> list[int]:
@@ -176,6 +179,14 @@ class Sequence:
         if self.answer.stopped:
             self.finish_reason = "stop"
         return text
+
+    @contextmanager
+    def failing_alone(self) -> Iterator[None]:
+        """Whatever goes wrong in the body ends this answer, and no other: it becomes its `error`."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
 
     def let_go(self) -> None:
         """Keep the tokens and nothing else; whole pages may stay in the prefix cache."""

@@ -79,7 +79,7 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], found: dict[int, list[
 
     Returns:
         [B, max K + 2] int32: how many drafts were kept, then that many drafts, the target's own next token, and
-        filling.
+        filling. The number is -1 where the target's logits are no numbers, and the rest means nothing.
     """
     lengths = batch.lengths
     limit = max(lengths) + in_flight
@@ -108,7 +108,7 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], found: dict[int, list[
     else:  # nothing to choose between; on a CPU each operation costs some microseconds
         following = batch.last_two = mx.concatenate([rows, verdict.next_token[:, None]], axis=1)
     batch.positions = batch.positions + verdict.accepted + 1
-    packed = mx.concatenate([kept, following[:, 1:]], axis=1)
+    packed = mx.concatenate([mx.where(verdict.finite[:, None], kept, -1), following[:, 1:]], axis=1)
     tails = [batch.target.tail] + ([batch.draft.tail] if batch.draft is not None else [])
     mx.async_eval(packed, batch.last_two, batch.positions, *((tail.keys, tail.values) for tail in tails))
     return packed

@@ -43,6 +43,7 @@ class Worker:
         self._inbox: deque[tuple[Sequence, Handle]] = deque()
         self._calls: list[Call] = []
         self._handles: dict[Sequence, Handle] = {}
+        self._errors: dict[Handle, Exception] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
         self.metrics: Metrics = runner.metrics()
@@ -158,7 +159,7 @@ class Worker:
             self._fail_all(error)
             return
         # A reader that has the last chunk finds the pages given back.
-        self._count(at_once=any(new[-1].finish_reason is not None for _, new in events if new))
+        self._count(at_once=any(not new or new[-1].finish_reason is not None for _, new in events))
         self._deliver(events)
 
     def _count(self, *, at_once: bool) -> None:
@@ -173,16 +174,34 @@ class Worker:
         for sequence, new in events:
             chunks.setdefault(self._handles[sequence], []).extend(new)
         for handle, new in chunks.items():
-            handle.deliver(new)
+            try:
+                handle.deliver(new)
+            except Exception as error:  # of one request, which the others have nothing to do with
+                self._errors[handle] = error
         for sequence, new in events:
-            if new[-1].finish_reason is not None:
+            if sequence.error is not None:
+                self._errors.setdefault(self._handles[sequence], sequence.error)
+            if not new or new[-1].finish_reason is not None:
                 del self._handles[sequence]
+        if self._errors:
+            self._fail_some()
+
+    def _fail_some(self) -> None:
+        """End the requests of which an answer has failed: its other answers first, so that no page is held after."""
+        held = dict.fromkeys(self._errors, False)
+        for sequence, handle in self._handles.items():
+            if handle in held:
+                sequence.cancel_wanted = held[handle] = True
+        for handle, waits in held.items():
+            if not waits:
+                handle.fail(self._errors.pop(handle))
 
     def _fail_all(self, error: BaseException) -> None:
         with self._condition:
             handles = {*self._handles.values(), *(handle for _, handle in self._inbox if self._closed)}
             calls = self._calls if self._closed else []
             self._handles.clear()
+            self._errors.clear()
             if self._closed:
                 self._inbox.clear()
                 self._calls = []

@@ -76,7 +76,8 @@ def filtered_logits(logits: mx.array, filters: Filters) -> mx.array:
     if any(p.temperature != 1 for p in filters.params):
         logits = logits / filters.temperature[:, None, None]
     threshold = _threshold(logits, filters)
-    return logits if threshold is None else mx.where(logits >= threshold, logits, -mx.inf)
+    # Asked so, a logit that is NaN stays, and whoever draws sees it.
+    return logits if threshold is None else mx.where(logits < threshold, -mx.inf, logits)
 
 
 def _threshold(logits: mx.array, filters: Filters) -> mx.array | None:

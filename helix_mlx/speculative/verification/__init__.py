@@ -42,6 +42,7 @@ def verify(rows: Rows, rules: Sequence[str], counts: Sequence[int] | None = None
     return Verdict(
         mx.concatenate([verdict.accepted for verdict in verdicts])[place],
         mx.concatenate([verdict.next_token for verdict in verdicts])[place],
+        mx.concatenate([verdict.finite for verdict in verdicts])[place],
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from helix_mlx.speculative.verification.rejection import next_token, prepare, ratios
+from helix_mlx.speculative.verification.rejection import finite, next_token, prepare, ratios
 from helix_mlx.speculative.verification.types import Rows, Verdict
 
 
@@ -23,7 +23,7 @@ def verify(rows: Rows) -> Verdict:
     weights = prefix_weights(ratios(cycle.target_probs, cycle.draft_probs, cycle.draft_tokens))
     probs = acceptance_probs(cycle.target_probs, cycle.draft_probs, weights)
     accepted = last_passing(cycle.accept_numbers < probs)
-    return Verdict(accepted, next_token(cycle, accepted, weights))
+    return Verdict(accepted, next_token(cycle, accepted, weights), finite(cycle, accepted))
 
 
 def prefix_weights(target_over_draft: mx.array) -> mx.array:
@@ -54,8 +54,9 @@ def acceptance_probs(target_probs: mx.array, draft_probs: mx.array, weights: mx.
     left = mx.maximum(inner[..., None] * target_probs[:, 1:count] - draft_probs[:, 1:], 0.0)
     surplus = mx.sum(left, axis=-1)
     total = surplus + (1.0 - inner)
-    # 0 / 0 is p_i = 1 with p and q equal from here on: nothing speaks against the prefix.
-    passing = mx.where(total > 0, surplus / total, 1.0)
+    # 0 / 0 is p_i = 1 with p and q equal from here on: nothing speaks against the prefix. A draft model whose
+    # logits are no numbers leaves NaN here, and nothing of it passes.
+    passing = mx.where(total > 0, surplus / total, total == 0)
     return mx.concatenate([passing, weights[:, count:]], axis=1)
 
 

@@ -11,24 +11,30 @@ import mlx.core as mx
 
 from helix_mlx.sampling.filters import filtered_logits
 from helix_mlx.sampling.noise import gumbel
-from helix_mlx.speculative.verification.greedy import keep_equal
+from helix_mlx.speculative.verification.greedy import chosen, keep_equal
 from helix_mlx.speculative.verification.types import DraftStep, Rows, Verdict
 
 
 def propose(step: DraftStep) -> tuple[mx.array, mx.array | None]:
     """The token the target would choose if its probabilities were the draft's."""
     logits = filtered_logits(step.draft_logits[:, None], step.filters)
-    token = choose(logits, step.seeds, step.positions[:, None] + step.index)[:, 0]
-    return token, mx.softmax(logits[:, 0], axis=-1)
+    token, _ = choose(logits, step.seeds, step.positions[:, None] + step.index)
+    return token[:, 0], mx.softmax(logits[:, 0], axis=-1)
 
 
 def verify(rows: Rows) -> Verdict:
     """Compare the drafts with the target's choices."""
     logits = filtered_logits(rows.target_logits, rows.filters)
     at = rows.positions[:, None] + mx.arange(1, logits.shape[1] + 1)
-    return keep_equal(choose(logits, rows.seeds, at), rows.draft)
+    return keep_equal(*choose(logits, rows.seeds, at), rows.draft)
 
 
-def choose(logits: mx.array, seeds: mx.array, at: mx.array) -> mx.array:
-    """The tokens at some positions: logits [B, R, V], seeds [B] and positions `at` [B, R] give [B, R] int32."""
-    return mx.argmax(logits + gumbel(seeds, at, logits.shape[-1]), axis=-1).astype(mx.int32)
+def choose(logits: mx.array, seeds: mx.array, at: mx.array) -> tuple[mx.array, mx.array]:
+    """The tokens at some positions, [B, R] int32, and what they were chosen by, [B, R] float32.
+
+    Args:
+        logits: [B, R, V] float32.
+        seeds: [B] uint32.
+        at: [B, R] int32, the positions.
+    """
+    return chosen(logits + gumbel(seeds, at, logits.shape[-1]))

@@ -13,6 +13,7 @@ import mlx.core as mx
 from helix_mlx.sampling.draw import draw
 from helix_mlx.sampling.filters import filtered_probs
 from helix_mlx.sampling.noise import Purpose, uniform
+from helix_mlx.speculative.verification.greedy import all_finite
 from helix_mlx.speculative.verification.types import DraftStep, Rows, one_hot
 
 _LARGEST = 3e38
@@ -106,3 +107,8 @@ def next_token(cycle: Cycle, accepted: mx.array, weights: mx.array) -> mx.array:
         return draw(target_row, cycle.next_numbers)
     draft_row = cycle.draft_probs[batch, mx.minimum(accepted, count - 1)] * (accepted < count)[:, None]
     return draw(residual_probs(target_row, draft_row, weights[batch, accepted]), cycle.next_numbers)
+
+
+def finite(cycle: Cycle, accepted: mx.array) -> mx.array:
+    """See `Verdict`: one logit that is no number leaves no probability of its row a number."""
+    return all_finite(mx.isfinite(cycle.target_probs[:, :, 0]), accepted)

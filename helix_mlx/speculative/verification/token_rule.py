@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from helix_mlx.speculative.verification.rejection import next_token, prepare, ratios
+from helix_mlx.speculative.verification.rejection import finite, next_token, prepare, ratios
 from helix_mlx.speculative.verification.types import Rows, Verdict
 
 
@@ -18,7 +18,7 @@ def verify(rows: Rows) -> Verdict:
     batch, count = cycle.draft_tokens.shape
     probs = acceptance_probs(cycle.target_probs, cycle.draft_probs, cycle.draft_tokens)
     accepted = first_rejection(cycle.accept_numbers < probs)
-    return Verdict(accepted, next_token(cycle, accepted, mx.ones((batch, count + 1))))
+    return Verdict(accepted, next_token(cycle, accepted, mx.ones((batch, count + 1))), finite(cycle, accepted))
 
 
 def acceptance_probs(target_probs: mx.array, draft_probs: mx.array, draft_tokens: mx.array) -> mx.array:

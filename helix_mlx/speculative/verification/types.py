@@ -30,10 +30,17 @@ class Draft:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """How many drafts each sequence keeps, [B] int32 from 0 to K, and the token that follows them, [B] int32."""
+    """What becomes of a cycle.
+
+    Args:
+        accepted: [B] int32 from 0 to K, how many drafts each sequence keeps.
+        next_token: [B] int32, the token that follows them.
+        finite: [B] bool, whether the target's logits that decided it were numbers; where not, it means nothing.
+    """
 
     accepted: mx.array
     next_token: mx.array
+    finite: mx.array
 
 
 @dataclass(frozen=True, eq=False)
