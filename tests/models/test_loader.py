@@ -16,7 +16,8 @@ from mlx.utils import tree_flatten
 
 from helix_mlx.errors import ModelError
 from helix_mlx.kernels.device import on_cpu
-from helix_mlx.models.loader import LoadedModel, context_limit, load, probe
+from helix_mlx.models.context import context_limit
+from helix_mlx.models.loader import LoadedModel, load, probe
 from tests.families import FAMILIES
 from tests.support import VOCAB, random_model
 
