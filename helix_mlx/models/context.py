@@ -49,11 +49,11 @@ def _reach(stated: int, rope: dict[str, Any], config: dict[str, Any]) -> int:
     beside, they tell which.
     """
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
-    if kind in (None, "default") or isinstance(factor, bool) or not isinstance(factor, (int, float)):
+    if not isinstance(kind, str) or isinstance(factor, bool) or not isinstance(factor, (int, float)):
         return stated
     name = "original_max_position_embeddings"
     original = _count(rope.get(name, config.get(name)))
-    if not 1 <= factor <= 2**20 or (kind in _SCALED and (original is None or original < stated)):
+    if kind == "default" or not 1 <= factor <= 2**20 or (kind in _SCALED and (original is None or original < stated)):
         return stated
     return int((original or stated) * factor)
 

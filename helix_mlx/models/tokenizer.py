@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
@@ -48,6 +49,13 @@ class Tokenizer:
         """Every token with its id."""
         vocab: dict[str, int] = self._wrapper.get_vocab()
         return vocab
+
+    @property
+    def added_tokens(self) -> dict[int, bool]:
+        """The ids of tokens that were added to the vocabulary proper, written as they are; True for control tokens."""
+        decoder: Mapping[int, Any] = getattr(self._wrapper, "added_tokens_decoder", {})
+        added = {index: bool(token.special) for index, token in decoder.items()}
+        return added | dict.fromkeys(self._wrapper.all_special_ids, True)
 
     @property
     def chat_template(self) -> str | None:
