@@ -119,9 +119,10 @@ def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Lin
 def _missing_bytes(name: str, siblings: Sequence[RepoSibling]) -> int:
     """Bytes of a repository's files that the hub's cache does not hold yet, of whichever revision."""
     try:
-        here = [each for each in scan_cache_dir().repos if (each.repo_id, each.repo_type) == (name, "model")]
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (CacheNotFound, OSError, ValueError):
-        here = []
+        repositories = frozenset()
+    here = [each for each in repositories if (each.repo_id, each.repo_type) == (name, "model")]
     # The cache names a large file by its hash.
     held = {file.blob_path.name for repo in here for each in repo.revisions for file in each.files}
     return sum(each.size or 0 for each in siblings if each.lfs is None or each.lfs.sha256 not in held)

@@ -1,4 +1,4 @@
-"""Folders whose files are not what they should be, in every way one can think of: a HelixError of one line, or a model."""
+"""Folders whose files are not what they should be, in every way one can think of: one line says so, or they work."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ def opened(folder: Path) -> Tokenizer:
 
 def survives(attempt: Callable[[], Any]) -> None:
     """It works, or it is refused in one line."""
+    told = "refused"
     try:
         attempt()
     except HelixError as error:
-        assert str(error).strip()
-        assert "\n" not in str(error)
+        told = str(error)
+    assert len(told.splitlines()) == 1
 
 
 ODD: tuple[Any, ...] = ("x", 5, -1, 0, 1.5, [], {}, [[0]], True)
@@ -69,7 +70,7 @@ def test_end_tokens_that_are_no_ids_are_told_with_the_value(folder: Path, file: 
     changed(folder / file, eos_token_id=odd)
     if odd == {} and file != "config.json":
         return  # mlx-lm takes what is empty for nothing
-    with pytest.raises(ModelError, match="eos_token_id is .*has to be an id or a list of ids"):
+    with pytest.raises(ModelError, match=r"eos_token_id is .*has to be an id or a list of ids"):
         load(str(folder))
 
 
@@ -126,7 +127,7 @@ def test_nothing_of_the_libraries_is_on_the_screen(folder: Path, capfd: pytest.C
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("name", ["model [4bit]", "a*b", "what?", "it's \"one\"", "[x]"])
+@pytest.mark.parametrize("name", ["model [4bit]", "a*b", "what?", 'it\'s "one"', "[x]"])
 def test_a_folder_may_have_any_name(folder: Path, name: str) -> None:
     moved = folder.rename(folder.with_name(name))
     assert opened(moved).encode("a")

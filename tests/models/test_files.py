@@ -27,7 +27,8 @@ def read(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "stray", ["model.safetensors", "model-old.safetensors", "model_copy.safetensors", "model-00001-of-00002 (1).safetensors"]
+    "stray",
+    ["model.safetensors", "model-old.safetensors", "model_copy.safetensors", "model-00001-of-00002 (1).safetensors"],
 )  # fmt: skip
 def test_what_the_index_does_not_name_is_left_alone_and_told(tmp_path: Path, stray: str) -> None:
     folder = filled(tmp_path, *PARTS, stray, index=PARTS)
@@ -73,7 +74,8 @@ def test_parts_of_two_models_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "null", "[]", "5", '{"weight_map": null}', '{"weight_map": {}}', '{"weight_map": {"a": 5}}', "[" * 100_000,
-     '{"weight_map": {"a": ["b"]}}', '{"weight_map": {"a": "../b.safetensors"}}', '{"weight_map": {"a": "/b.safetensors"}}',
+     '{"weight_map": {"a": ["b"]}}', '{"weight_map": {"a": "../b.safetensors"}}',
+     '{"weight_map": {"a": "/b.safetensors"}}',
      '{"weight_map": {"a": "model.bin"}}'],
 )  # fmt: skip
 def test_a_damaged_index_is_told(tmp_path: Path, text: str) -> None:

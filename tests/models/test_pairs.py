@@ -58,7 +58,18 @@ def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    "source", ["builtin:nothing", "no/such", "./no/such/folder", "words, not a name", "a/b/c", "~nobody/x", "", "x" * 5000, "x\0/y"]
+    "source",
+    [
+        "builtin:nothing",
+        "no/such",
+        "./no/such/folder",
+        "words, not a name",
+        "a/b/c",
+        "~nobody/x",
+        "",
+        "x" * 5000,
+        "x\0/y",
+    ],
 )
 def test_what_is_not_here_is_none(snapshot: Path, source: str) -> None:
     assert source_path(source) is None

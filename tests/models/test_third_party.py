@@ -15,17 +15,20 @@ class Panic(BaseException):
     """As Rust's."""
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("by\nzero"), RecursionError(), TypeError(5), SystemExit(1), Panic()])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("by\nzero"), RecursionError(), TypeError(5), SystemExit(1), Panic()]
+)
 def test_whatever_is_raised_is_one_line(error: BaseException) -> None:
-    with pytest.raises(PromptError, match=r"^cannot read this: .+; mend it$") as caught, guarded(
-        "cannot read this", "mend it", PromptError
+    with (
+        pytest.raises(PromptError, match=r"^cannot read this: .+; mend it$") as caught,
+        guarded("cannot read this", "mend it", PromptError),
     ):
         raise error
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_an_error_of_ours_or_no_error_passes() -> None:
-    with pytest.raises(PairError, match="^ours$"), guarded("cannot", "mend it"):
+    with pytest.raises(PairError, match=r"^ours$"), guarded("cannot", "mend it"):
         raise PairError("ours")
     with pytest.raises(KeyboardInterrupt), guarded("cannot", "mend it"):
         raise KeyboardInterrupt
