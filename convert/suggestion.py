@@ -144,10 +144,12 @@ def _measured(target: str, draft: str) -> float | None:
             continue
         ours = {manifest.target.source, str(folder / "target")}
         theirs = {manifest.draft.source if manifest.draft else "", str(folder / "draft")}
-        kept = (manifest.acceptance or {}).get("kept", [])
-        rows = [row for row in kept if row["drafter"] == "model" and row["temperature"] == 0]
-        if target in ours and draft in theirs and rows:
-            return float(sum(row["tokens_per_cycle"] for row in rows) / len(rows))
+        if target in ours and draft in theirs:
+            kept = (manifest.acceptance or {}).get("kept", [])
+            with suppress(LookupError, TypeError):  # figures that somebody has changed are none
+                rows = [row for row in kept if row["drafter"] == "model" and row["temperature"] == 0]
+                if rows:
+                    return float(sum(row["tokens_per_cycle"] for row in rows) / len(rows))
     return None
 
 

@@ -125,7 +125,8 @@ def spellings(tokenizer: Tokenizer) -> dict[int, Spelling]:
     single: dict[int, Spelling] = {}
     for token, index in sorted(vocab.items(), key=itemgetter(1)):
         if index in added:
-            texts[index] = token if added[index] else token.replace("▁", " ").encode()
+            as_it_is = _metaspace if written is _metaspace else str.encode
+            texts[index] = token if added[index] else as_it_is(token)
         elif written is _metaspace and _BYTE.fullmatch(token):
             single[index] = bytes.fromhex(token[3:5])
         else:

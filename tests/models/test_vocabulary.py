@@ -129,8 +129,8 @@ def test_a_control_token_is_no_text() -> None:
 
 
 def test_an_added_token_is_written_as_it_is() -> None:
-    byte_level = words("Ġx", "Ġy", "é", " z", added={2: False, 3: False})
-    assert shared_ids(byte_level, words("▁x", "▁y", "é", "▁z")) == {0: 0, 1: 1, 2: 2, 3: 3}
+    byte_level = words("Ġx", "Ġy", "é", " z", "v▁w", added={2: False, 3: False, 4: False})
+    assert shared_ids(byte_level, words("▁x", "▁y", "é", "▁z", "v▁w")) == {0: 0, 1: 1, 2: 2, 3: 3}
 
 
 def test_a_large_vocabulary_is_copied_a_few_times_and_not_for_each_token() -> None:
