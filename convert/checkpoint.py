@@ -6,8 +6,7 @@ import contextlib
 import errno
 import io
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 from mlx_lm import utils
 from mlx_lm.convert import mixed_quant_predicate_builder
 
-from helix_mlx.convert.quantization import OTHER_FILES, TOKENIZER_FILES
 from helix_mlx.convert.recipe import Recipe, dtype_of
 from helix_mlx.convert.source import Line, check_room
 from helix_mlx.errors import HelixError, ModelError
-from helix_mlx.models.tokenizer import one_line
+from helix_mlx.models.files import copy_others
+from helix_mlx.models.loader import read_model
+from helix_mlx.models.third_party import guarded
 
 SHARD_BYTES = 5 << 30
 """The most that one file of weights holds, and that memory holds of them, as in mlx-lm."""
@@ -50,21 +50,12 @@ def convert_checkpoint(
         HelixError: the weights are damaged or do not fit the model or the recipe, or the disk has no room for them.
     """
     destination.mkdir(parents=True)
-    try:
+    with guarded(f"cannot convert {source}", "fetch the model again"), _writing(destination):
         model, config = _prepared(source, recipe, trust_remote_code, line)
         _save(model, destination, progress)
-    except OSError as error:
-        raise _unwritten(destination, error) from error
-    except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
-        if "No space left" in str(error) or "Unable to write" in str(error):
-            raise _unwritten(destination, OSError(errno.ENOSPC, "the disk is full")) from error
-        raise ModelError(f"cannot convert {source}: {one_line(error)}; fetch the model again") from error
     keep_vision = "vision_tower" in getattr(model, "model", {})
     utils.save_config(config, destination / "config.json", keep_vision_config=keep_vision)
-    patterns = (*TOKENIZER_FILES, *OTHER_FILES, *(("*.py",) if trust_remote_code else ()))
-    for pattern in patterns:
-        for file in source.glob(pattern):
-            shutil.copyfile(file, destination / file.name)
+    copy_others(source, destination, *(("*.py",) if trust_remote_code else ()))
     return quantization_of(config)
 
 
@@ -77,7 +68,7 @@ def quantization_of(config: dict[str, Any]) -> dict[str, Any] | None:
 def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool, line: Line) -> tuple[Any, dict[str, Any]]:
     """The model with its weights still to be computed, and its configuration; nothing is in memory yet."""
     model: Any
-    model, config = utils.load_model(source, lazy=True, trust_remote_code=trust_remote_code)
+    model, config = read_model(source, trust_remote_code=trust_remote_code, notice=line)
     quantised = config.get("quantization")
     if quantised and not recipe.again and recipe.mode != "float":
         how = f"bits {quantised['bits']}, mode {quantised.get('mode', 'affine')}"
@@ -154,6 +145,19 @@ def _shards(weights: dict[str, mx.array]) -> list[dict[str, mx.array]]:
         shards[-1][path] = array
         size += array.nbytes
     return shards
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What cannot be written in the body is no fault of what is read there."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritten(folder, error) from error
+    except RuntimeError as error:
+        if "No space left" not in str(error) and "Unable to write" not in str(error):
+            raise
+        raise _unwritten(folder, OSError(errno.ENOSPC, "the disk is full")) from error
 
 
 def _unwritten(folder: Path, error: OSError) -> HelixError:

@@ -163,5 +163,5 @@ def _converted(
             progress=lambda done, total: progress(f"converting the {role}", done, total),
         )  # fmt: skip
         note.write_text(json.dumps({"made_of": made_of, "quantization": quantization}), encoding="utf-8")
-    size = sum(file.stat().st_size for file in folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return ConvertedModel(role, source.name, source.revision, quantization, size)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from helix_mlx.errors import HelixError, ModelError
-
-# What a tokenizer may consist of. Copied byte for byte: saving it again through transformers would rewrite it.
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
-OTHER_FILES = ("chat_template*", "generation_config.json")
+from helix_mlx.models.files import copy_others
+from helix_mlx.models.third_party import guarded
 
 MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
 
@@ -51,9 +48,10 @@ def _write_quantised(source: Path, folder: Path, settings: dict[str, Any]) -> No
     from mlx.utils import tree_flatten
     from mlx_lm import utils
 
-    load: Callable[..., tuple[Any, dict[str, Any]]] = utils.load_model
-    try:
-        model, config = load(source, lazy=True)
+    from helix_mlx.models.loader import read_model
+
+    with guarded(f"Cannot quantise {source}", "fetch it again"):
+        model, config = read_model(source)
         if config.get("quantization") or config.get("quantization_config"):
             raise ModelError(f"{source} is quantised already: start from the float checkpoint.")
         arrays = cast("list[tuple[str, mx.array]]", tree_flatten(model.parameters()))
@@ -61,9 +59,5 @@ def _write_quantised(source: Path, folder: Path, settings: dict[str, Any]) -> No
             model.set_dtype(mx.float16)
         model, config = utils.quantize_model(model, config, **settings)
         utils.save_model(folder, model)  # MLX is lazy: a damaged weight shows here
-    except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
-        raise ModelError(f"Cannot quantise {source}: {error}") from error
     utils.save_config(config, folder / "config.json")
-    for pattern in (*TOKENIZER_FILES, *OTHER_FILES):
-        for file in source.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+    copy_others(source, folder)

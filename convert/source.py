@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub import CacheNotFound, HfApi, constants, scan_cache_dir, snapshot_download
 from huggingface_hub.hf_api import RepoSibling
 
 from helix_mlx.errors import ModelError, SettingsError
+from helix_mlx.models.files import FETCHED, weight_files
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.loader import read_config
 from helix_mlx.models.manifest import sha256
 
-PATTERNS = ["*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 Line = Callable[[str], None]
 
@@ -43,8 +42,12 @@ class Source:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the weights in a folder."""
-    return sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    """Bytes of the weights in a folder.
+
+    Raises:
+        ModelError: some are missing.
+    """
+    return weight_files(folder).bytes
 
 
 def check_repository(name: str) -> None:
@@ -82,7 +85,7 @@ def find_source(
         check_repository(name)
         source = _fetched(name, revision, trust_remote_code, line, endpoint)
     read_config(source.folder, trust_remote_code)
-    if not any(source.folder.glob("model*.safetensors")):
+    if not weight_files(source.folder).files:
         raise _no_weights(name, [file.name for file in source.folder.iterdir()])
     return source
 
@@ -91,7 +94,7 @@ def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Lin
     with hub_errors(name):
         info = HfApi(endpoint=endpoint).model_info(name, revision=revision, files_metadata=True)
     names = [each.rfilename for each in info.siblings or []]
-    patterns = [*PATTERNS, *(["*.py"] if trust_remote_code else [])]
+    patterns = [*FETCHED, *(["*.py"] if trust_remote_code else [])]
     siblings = [each for each in info.siblings or [] if any(fnmatch(each.rfilename, one) for one in patterns)]
     # Before anything is fetched: what would be refused afterwards, and what has no room.
     if not any(each.rfilename.endswith(".safetensors") for each in siblings):
@@ -115,9 +118,14 @@ def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Lin
 
 def _missing_bytes(name: str, siblings: Sequence[RepoSibling]) -> int:
     """Bytes of a repository's files that the hub's cache does not hold yet, of whichever revision."""
-    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
-    missing = (each for each in siblings if each.lfs is None or not (blobs / each.lfs.sha256).is_file())
-    return sum(each.size or 0 for each in missing)
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, OSError, ValueError):
+        repositories = frozenset()
+    here = [each for each in repositories if (each.repo_id, each.repo_type) == (name, "model")]
+    # The cache names a large file by its hash.
+    held = {file.blob_path.name for repo in here for each in repo.revisions for file in each.files}
+    return sum(each.size or 0 for each in siblings if each.lfs is None or each.lfs.sha256 not in held)
 
 
 def check_room(folder: Path, size: int, what: str) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CacheNotFound, scan_cache_dir, snapshot_download
 
-from helix_mlx.convert.quantization import TOKENIZER_FILES
 from helix_mlx.convert.source import Line, check_repository, weight_bytes
 from helix_mlx.errors import HelixError, ModelError, PairError, SettingsError
+from helix_mlx.models.files import TOKENIZER_FILES
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.manifest import read_manifest
 from helix_mlx.models.pairs import converted_folders, named_pairs, source_path
@@ -85,13 +86,10 @@ def _candidates(target: str) -> dict[str, int]:
         draft = str(source_path(pair.draft)) if pair.packaged else pair.draft
         found[draft] = pair.draft_bytes
     for folder in converted_folders():
-        try:
-            models = read_manifest(folder).models
-        except PairError:
-            continue
-        for model in models:
-            if model.source != target:  # the target itself, with fewer bits, is no small model
-                found[str(folder / model.role)] = weight_bytes(folder / model.role)
+        with suppress(HelixError):  # a damaged one is no candidate
+            for model in read_manifest(folder).models:
+                if model.source != target:  # the target itself, with fewer bits, is no small model
+                    found[str(folder / model.role)] = weight_bytes(folder / model.role)
     for repository, folder in _cached():
         found.setdefault(repository, weight_bytes(folder))
     own = source_path(target)
@@ -102,7 +100,7 @@ def _cached() -> Iterator[tuple[str, Path]]:
     """The models in the hub's cache that are whole, and where they lie."""
     try:
         repositories = scan_cache_dir().repos
-    except CacheNotFound:
+    except (CacheNotFound, OSError, ValueError):
         return
     for each in sorted(repositories, key=lambda each: each.repo_id):
         if each.repo_type == "model" and (folder := source_path(each.repo_id)) is not None:
@@ -146,10 +144,12 @@ def _measured(target: str, draft: str) -> float | None:
             continue
         ours = {manifest.target.source, str(folder / "target")}
         theirs = {manifest.draft.source if manifest.draft else "", str(folder / "draft")}
-        kept = (manifest.acceptance or {}).get("kept", [])
-        rows = [row for row in kept if row["drafter"] == "model" and row["temperature"] == 0]
-        if target in ours and draft in theirs and rows:
-            return float(sum(row["tokens_per_cycle"] for row in rows) / len(rows))
+        if target in ours and draft in theirs:
+            kept = (manifest.acceptance or {}).get("kept", [])
+            with suppress(LookupError, TypeError):  # figures that somebody has changed are none
+                rows = [row for row in kept if row["drafter"] == "model" and row["temperature"] == 0]
+                if rows:
+                    return float(sum(row["tokens_per_cycle"] for row in rows) / len(rows))
     return None
 
 

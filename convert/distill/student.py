@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from mlx_lm import utils
 from mlx_lm.tuner.lora import LoRALinear
 
 from helix_mlx.convert.builtin.architecture import named_arrays
-from helix_mlx.convert.quantization import OTHER_FILES, TOKENIZER_FILES
-from helix_mlx.errors import ModelError
-from helix_mlx.models.tokenizer import one_line
+from helix_mlx.models.files import copy_others
+from helix_mlx.models.loader import read_config, read_model
 
 FULL_BYTES = 800_000_000
 """Float weights up to which all of them are taught by default; above, a few numbers a layer."""
@@ -99,11 +97,8 @@ class Student:
 
     def __init__(self, folder: Path, how: str, seed: int) -> None:
         self._folder = folder
-        try:
-            model: Any
-            model, _ = utils.load_model(folder, lazy=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"cannot load the draft in {folder}: {one_line(error)}; fetch it again") from error
+        read_config(folder, trust_remote_code=False)
+        model, _ = read_model(folder)
         self._stored = {path: array.dtype for path, array in named_arrays(model.parameters())}
         self.roundings = _roundings(model)
         size = utils.get_total_parameters(model)
@@ -188,9 +183,7 @@ class Student:
         kept = {path: each for path, each in self._quantised.items() if path.rpartition(".")[0] not in self._adapters}
         model.update(tree_unflatten(list(kept.items())))
         utils.save_model(folder, model)
-        for pattern in ("config.json", *TOKENIZER_FILES, *OTHER_FILES, "*.py"):
-            for file in self._folder.glob(pattern):
-                shutil.copyfile(file, folder / file.name)
+        copy_others(self._folder, folder, "config.json", "*.py")
 
     def _rounded(self, path: str, array: mx.array) -> mx.array:
         rounding = self.roundings.get(path.removesuffix(".weight"))

@@ -76,7 +76,8 @@ def remove_command(ctx: click.Context, /, name: str, yes: bool) -> None:
     (folder / MANIFEST).unlink()
     for file in files:
         file.unlink(missing_ok=True)
-    for below in (folder / "target", folder / "draft", folder):
+    folders = {each for file in files for each in file.parents if folder in each.parents}
+    for below in (*sorted(folders, reverse=True), folder):
         with suppress(OSError):
             below.rmdir()
     terminal.line(f"Removed {folder}.")

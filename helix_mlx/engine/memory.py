@@ -15,7 +15,7 @@ from helix_mlx.models.pair import Pair
 from helix_mlx.paging.page_pool import PagePool
 
 DEFAULT_CONTEXT = 4096
-"""Where a model does not say how many positions it was made for."""
+"""Where neither a model says how many positions it was made for nor the user how many to have."""
 DEFAULT_CONTEXTS = 4
 """Whole contexts that the pool holds where the device has memory to spare and nobody says otherwise."""
 
@@ -47,12 +47,12 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
     """
     models = [pair.target.layers] + ([pair.draft.layers] if pair.draft else [])
     per_page = PagePool.bytes_per_page(models, config.page_size)
-    limit = pair.target.max_context or DEFAULT_CONTEXT
-    if config.max_context is not None and config.max_context > limit:
+    limit = pair.target.max_context
+    if config.max_context is not None and limit is not None and config.max_context > limit:
         raise SettingsError(
             f"max-context is {config.max_context}, but {pair.name} was made for {limit} positions; ask for at most that"
         )
-    context = config.max_context or limit
+    context = config.max_context or limit or DEFAULT_CONTEXT
     wanted = DEFAULT_CONTEXTS * -(-context // config.page_size) + 1
     budget = config.kv_memory if config.kv_memory is not None else min(wanted * per_page, spare_memory(pair))
     pages = budget // per_page - 1  # one page is the page of zeros

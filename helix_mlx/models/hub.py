@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from helix_mlx.errors import ModelError
-from helix_mlx.models.tokenizer import one_line
+from helix_mlx.models.third_party import guarded, hush, one_line
 
 _TRANSPORT: Any = HfHubHTTPError.__mro__[1]
 """The error of whichever HTTP library the hub's client uses."""
@@ -39,6 +39,14 @@ def hub_errors(source: str) -> Iterator[None]:
     Args:
         source: the repository that is asked for.
     """
+    hush()
+    # What is named below has advice of its own; proxies and addresses that are none raise anything.
+    with guarded(f"cannot fetch {source}", "check the network and its settings, or name a folder"), _known(source):
+        yield
+
+
+@contextmanager
+def _known(source: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
@@ -58,4 +66,4 @@ def hub_errors(source: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise ModelError(f"the disk is full: {source} was not fetched; free some space and try again") from error
-        raise ModelError(f"cannot fetch {source}: {one_line(error)}; check the network, or name a folder") from error
+        raise

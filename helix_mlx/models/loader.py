@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -18,12 +23,15 @@ from mlx_lm.utils import _get_classes, load_config, load_model
 
 from helix_mlx.errors import ModelError
 from helix_mlx.kernels.device import on_cpu
+from helix_mlx.models.context import context_limit
+from helix_mlx.models.files import FETCHED, WEIGHTS, weight_files
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.pairs import source_path
-from helix_mlx.models.tokenizer import one_line
+from helix_mlx.models.third_party import guarded, hush, one_line
 from helix_mlx.paging.page_pool import LayerShape
 
-_FILES = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
+Notice = Callable[[str], None]
+"""Is told, in a line, what is not as it was wished."""
 _GROUPED_MASKS = frozenset({"gemma2"})
 """Families that do their own attention with grouped query heads on an axis of their own."""
 
@@ -72,10 +80,10 @@ def fetch(source: str) -> Path:
             "name a folder, a repository such as org/model, or a pair of `helix-mlx pairs`"
         )
     with hub_errors(source):
-        return Path(snapshot_download(source, allow_patterns=_FILES))
+        return Path(snapshot_download(source, allow_patterns=[*FETCHED, "*.py"]))
 
 
-def load(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
+def load(source: str, *, trust_remote_code: bool = False, notice: Notice | None = None) -> LoadedModel:
     """Load a model for the device in use.
 
     On a CPU everything that is not quantised, scales included, becomes float32: MLX multiplies 4-bit weights
@@ -84,26 +92,66 @@ def load(source: str, *, trust_remote_code: bool = False) -> LoadedModel:
     Args:
         source: a folder, or a repository on the hub.
         trust_remote_code: allow a model that brings Python code of its own.
+        notice: is told of files with weights that are left alone.
 
     Raises:
         ModelError: missing, unreadable, unsupported or unsafe.
     """
     folder = fetch(source)
-    config = read_config(folder, trust_remote_code)
-    try:
-        # Older mlx-lm, the last for Python 3.10, runs such code unasked; `read_config` has refused it by now.
-        asks = "trust_remote_code" in inspect.signature(load_model).parameters
-        allowed: dict[str, Any] = {"trust_remote_code": trust_remote_code} if asks else {}
-        model, config = load_model(folder, lazy=True, **allowed)
+    read_config(folder, trust_remote_code)
+    model, config = read_model(folder, trust_remote_code=trust_remote_code, notice=notice)
+    with guarded(f"cannot load the weights in {folder}", "fetch the model again"):
         if on_cpu():
             model.set_dtype(mx.float32)
         mx.eval(model.parameters())
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} holds no weights (model*.safetensors); fetch the model again") from error
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot load the weights in {folder}: {one_line(error)}; fetch the model again") from error
-    layers, vocab_size = probe(model, config)
+    with guarded(f"cannot use the model in {folder}", "fetch it again, or name another"):
+        layers, vocab_size = probe(model, config)
     return LoadedModel(source, folder, model, config, layers, vocab_size, context_limit(config))
+
+
+def read_model(
+    folder: Path, *, trust_remote_code: bool = False, notice: Notice | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """mlx-lm's model in a folder, of the files that count, and its configuration; the weights are still lazy.
+
+    Args:
+        folder: its configuration has been checked by `read_config`.
+        trust_remote_code, notice: as in `load`.
+
+    Raises:
+        ModelError: weights are missing or damaged, or do not fit the configuration.
+    """
+    weights = weight_files(folder)
+    if not weights.files:
+        raise ModelError(f"{folder} holds no weights (model*.safetensors); fetch the model again")
+    for note in weights.notes:
+        if notice is not None:
+            notice(note)
+    # Older mlx-lm, the last for Python 3.10, runs such code unasked; `read_config` has refused it by now.
+    asks = "trust_remote_code" in inspect.signature(load_model).parameters
+    allowed: dict[str, Any] = {"trust_remote_code": trust_remote_code} if asks else {}
+    hush()
+    cannot = guarded(f"cannot load the weights in {folder}", "fetch the model again")
+    with cannot, _seen_by_mlx_lm(folder, weights.files) as seen:
+        return load_model(seen, lazy=True, **allowed)
+
+
+@contextmanager
+def _seen_by_mlx_lm(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
+    """A folder in which mlx-lm finds just these weights: the model's own, or where that holds more, or has a name that
+    is a pattern to mlx-lm, one with links to everything else in it.
+    """
+    if sorted(glob.glob(str(folder / WEIGHTS))) == sorted(map(str, files)):
+        yield folder
+        return
+    with TemporaryDirectory(prefix="helix-") as name:
+        seen = Path(name)
+        for entry in os.listdir(folder):
+            if not fnmatchcase(entry, WEIGHTS):
+                (seen / entry).symlink_to((folder / entry).absolute())
+        for number, file in enumerate(files):
+            (seen / f"model{number}-{file.name}").symlink_to(file.absolute())
+        yield seen
 
 
 def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
@@ -112,14 +160,12 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     Raises:
         ModelError: it is missing, unreadable, of an unknown type, or wants to run code of its own.
     """
-    try:
-        config: Any = load_config(folder)
-    except FileNotFoundError as error:
-        raise ModelError(f"{folder} is no model: it has no config.json; name a folder with an MLX model") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{folder / 'config.json'} is damaged: {one_line(error)}; fetch the model again") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / 'config.json'} holds no settings; name a folder with an MLX model")
+    if _settings(folder / "config.json") is None:
+        raise ModelError(f"{folder} is no model: it has no config.json; name a folder with an MLX model")
+    _settings(folder / "generation_config.json")
+    with guarded(f"cannot read the configuration of {folder}", "fetch the model again"):
+        config: dict[str, Any] = load_config(folder)
+    _check_end_tokens(folder, config.get("eos_token_id"))
     if config.get("model_file") is not None:
         if not trust_remote_code:
             raise ModelError(
@@ -127,29 +173,44 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
                 "read it, and add --trust-remote-code if you trust it"
             )
         return config
-    if not isinstance(config.get("model_type"), str):
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
         raise ModelError(f"{folder / 'config.json'} names no model_type; name a folder with an MLX model")
-    try:
+    unknown = f"mlx-lm does not know the model type {kind!r} of {folder}"
+    with guarded(unknown, "update mlx-lm, or name another model"):
         _get_classes(config)  # mlx-lm's own table; it has no public name
-    # A module of mlx-lm may be no model, or end the process where it misses a package of its own.
-    except (ValueError, AttributeError, ImportError, SystemExit) as error:
-        raise ModelError(
-            f"mlx-lm does not know the model type {config['model_type']!r} of {folder}; "
-            "update mlx-lm, or name another model"
-        ) from error
     return config
 
 
-def context_limit(config: dict[str, Any]) -> int | None:
-    """The positions a model was made for, or None where its configuration does not say.
+def _settings(file: Path) -> dict[str, Any] | None:
+    """What a file of settings holds; None where there is no such file.
 
-    Where positions are learned (`n_positions`), the drafts behind the last token have to have one, too.
+    Raises:
+        ModelError: it holds something else.
     """
-    for part in (config, config.get("text_config") or {}):
-        for name, spare in (("max_position_embeddings", 0), ("n_positions", 16), ("n_ctx", 16), ("max_seq_len", 0)):
-            if isinstance(part.get(name), int):
-                return int(part[name]) - spare
-    return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged: {one_line(error)}; fetch the model again") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} holds no settings; name a folder with an MLX model")
+    return found
+
+
+def _check_end_tokens(folder: Path, eos_ids: Any) -> None:
+    """See that what ends an answer is an id or a list of them.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    ids = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
+        raise ModelError(
+            f"{folder}: eos_token_id is {eos_ids!r}, but has to be an id or a list of ids; "
+            "mend config.json or generation_config.json, or fetch the model again"
+        )
 
 
 def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], int]:
@@ -165,12 +226,8 @@ def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], i
             )
     windows = [_window(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
     probes = [_ProbeCache() for _ in windows]
-    try:
+    with guarded("this model does not take sequences of different lengths in one batch", "name another"):
         logits = model(mx.zeros((2, 1), mx.int32), cache=probes)
-    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-        raise ModelError(
-            f"this model does not take sequences of different lengths in one batch ({one_line(error)}); name another"
-        ) from error
     shapes = []
     for index, (probed, window) in enumerate(zip(probes, windows, strict=True)):
         if probed.shape is None:

@@ -90,17 +90,19 @@ def read_manifest(folder: Path) -> Manifest:
             raise PairError(
                 f"{folder} was written by Helix {data.get('helix')}; update Helix, or convert the pair again"
             )
-        models = tuple(ConvertedModel(**model) for model in data["models"])
+        models = tuple(_model(**model) for model in data["models"])
         files = {_inside(path): (int(size), str(digest)) for path, (size, digest) in data["files"].items()}
         if [model.role for model in models] not in (["target"], ["target", "draft"]):
             raise ValueError("no target")
         told = data["vocabulary"], data["acceptance"], data.get("distillation")
+        if not all(each is None or isinstance(each, dict) for each in told):
+            raise TypeError("no notes")
         return Manifest(models, files, str(data["helix"]), *told)
     except FileNotFoundError:
         raise PairError(
             f"{folder} holds no pair: it has no {NAME}; name a folder made by `helix-mlx convert`"
         ) from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise PairError(f"{folder / NAME} is damaged; convert the pair again") from error
 
 
@@ -158,6 +160,20 @@ def sha256(file: Path) -> str:
 
 def _files(folder: Path) -> Iterator[Path]:
     yield from (path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+
+
+def _model(
+    role: str, source: str, revision: str | None, quantization: dict[str, Any] | None, bytes: int
+) -> ConvertedModel:
+    """A model as a manifest tells it.
+
+    Raises:
+        TypeError: a value is of another kind.
+    """
+    whole = isinstance(source, str) and isinstance(bytes, int) and isinstance(revision, str | None)
+    if not whole or not isinstance(quantization, dict | None):
+        raise TypeError(role)
+    return ConvertedModel(role, source, revision, quantization, bytes)
 
 
 def _inside(path: str) -> str:

@@ -9,7 +9,7 @@ from mlx.nn.layers.base import Module
 from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.cpu_layers import replace_layers
-from helix_mlx.models.loader import LoadedModel, load
+from helix_mlx.models.loader import LoadedModel, Notice, load
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
 from helix_mlx.models.shared_vocabulary import SharedVocabulary
 from helix_mlx.models.tokenizer import Tokenizer
@@ -42,6 +42,7 @@ def load_pair(
     target: str | None = None,
     draft: str | None = None,
     trust_remote_code: bool = False,
+    notice: Notice | None = None,
 ) -> Pair:
     """Load a named pair, or a target with a draft of one's own choice.
 
@@ -50,6 +51,7 @@ def load_pair(
         target, draft: folders or repositories; `draft` may be "none". With `name`, `draft` takes the place
             of the pair's own draft.
         trust_remote_code: allow models that bring Python code of their own.
+        notice: is told of files in a model's folder that are left alone.
 
     Raises:
         SettingsError: there is no such pair, or both a pair and a target are named.
@@ -65,13 +67,13 @@ def load_pair(
         name, target, draft = named.name, named.target, named.draft if draft is None else draft
     if draft == "none":
         draft = None
-    loaded_target = load(target, trust_remote_code=trust_remote_code)
+    loaded_target = load(target, trust_remote_code=trust_remote_code, notice=notice)
     tokenizer = Tokenizer.load(
         loaded_target.folder, loaded_target.config.get("eos_token_id"), trust_remote_code=trust_remote_code
     )
     loaded_draft = None
     if draft is not None:
-        loaded_draft = load(draft, trust_remote_code=trust_remote_code)
+        loaded_draft = load(draft, trust_remote_code=trust_remote_code, notice=None if draft == target else notice)
         same = loaded_draft.folder == loaded_target.folder
         drafts = tokenizer if same else Tokenizer.load(loaded_draft.folder, None, trust_remote_code=trust_remote_code)
         loaded_draft = fitted(loaded_draft, loaded_target, tokenizer, drafts)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from helix_mlx.errors import SettingsError
+from helix_mlx.models.files import holds_model
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import check_files, read_manifest
 from helix_mlx.toml import read_toml
@@ -17,7 +17,6 @@ DEMONSTRATION = "tiny"
 """The built-in pair, which is taken where nothing is named."""
 BUILTIN = "builtin:"
 """Begins the name of a model that is part of the package; what follows is a folder beside this file."""
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def converted_folder(name: str) -> Path | None:
     """The folder of a converted pair, by its name or its path; None where there is none."""
     plain = name and "/" not in name and "\\" not in name and not name.startswith(".")
     for folder in (pairs_folder() / name if plain else None, Path(os.path.expanduser(name))):
-        if folder is not None and (folder / MANIFEST).is_file():
+        if folder is not None and os.path.isfile(folder / MANIFEST):  # unlike Path's, it takes names too long to be
             return folder
     return None
 
@@ -121,10 +120,10 @@ def source_path(source: str) -> Path | None:
         folder = _folder() / source.removeprefix(BUILTIN)
         return folder if folder.is_dir() else None
     folder = Path(os.path.expanduser(source))  # unlike Path's own, it lets "~nobody" be
-    if source and folder.is_dir():
+    if source and os.path.isdir(folder):  # unlike Path's, it takes names too long to be
         return folder
     cached = _cached_path(source)
-    return cached if cached is not None and _is_whole(cached) else None
+    return cached if cached is not None and holds_model(cached) else None
 
 
 def _folder() -> Path:
@@ -140,29 +139,19 @@ def _named_pair(row: dict[str, Any]) -> NamedPair:
 
 def _size_on_disk(source: str) -> int:
     folder = source_path(source)
-    return sum(file.stat().st_size for file in folder.iterdir()) if folder else 0
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder else 0
 
 
 def _cached_path(repository: str) -> Path | None:
+    """The folder of the hub's cache that has a repository's config.json, as of the last time it was fetched.
+
+    The hub's own way to ask for a whole repository counts files that nobody fetches, such as its README.
+    """
     # Imported here: it takes longer than everything else in a listing together.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
     try:
-        return Path(snapshot_download(repository, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
+        config = try_to_load_from_cache(repository, "config.json")
+    except (OSError, ValueError):  # no name of a repository, or a cache that cannot be read
         return None
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether everything is there that loading needs."""
-    if not (folder / "config.json").is_file() or not any((folder / name).is_file() for name in _TOKENIZERS):
-        return False
-    index = folder / "model.safetensors.index.json"
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return False
-    if names:
-        return all((folder / name).is_file() for name in names)
-    return any(folder.glob("model*.safetensors"))
+    return Path(config).parent if isinstance(config, str) else None

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2.exceptions import TemplateError
 from mlx_lm.tokenizer_utils import StreamingDetokenizer, TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 
-from helix_mlx.errors import ModelError, PromptError
+from helix_mlx.errors import PromptError
+from helix_mlx.models.third_party import guarded, hush
 
 Message = Mapping[str, str]
 """One message of a conversation: {"role": "user" | "assistant" | "system", "content": text}."""
@@ -39,18 +39,23 @@ class Tokenizer:
         Raises:
             ModelError: the folder holds no tokenizer that can be read.
         """
-        try:
-            return cls(load_tokenizer(folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=eos_ids))
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(
-                f"cannot read the tokenizer in {folder}: {one_line(error)}; fetch the model again, or name another"
-            ) from error
+        hush()
+        ends = [eos_ids] if isinstance(eos_ids, int) else eos_ids
+        with guarded(f"cannot read the tokenizer in {folder}", "fetch the model again, or name another"):
+            return cls(load_tokenizer(folder, {"trust_remote_code": trust_remote_code}, eos_token_ids=ends))
 
     @property
     def vocab(self) -> dict[str, int]:
         """Every token with its id."""
         vocab: dict[str, int] = self._wrapper.get_vocab()
         return vocab
+
+    @property
+    def added_tokens(self) -> dict[int, bool]:
+        """The ids of tokens that were added to the vocabulary proper, written as they are; True for control tokens."""
+        decoder: Mapping[int, Any] = getattr(self._wrapper, "added_tokens_decoder", {})
+        added = {index: bool(token.special) for index, token in decoder.items()}
+        return added | dict.fromkeys(self._wrapper.all_special_ids, True)
 
     @property
     def chat_template(self) -> str | None:
@@ -89,10 +94,8 @@ class Tokenizer:
         plain = [_message(message) for message in messages]
         if not plain:
             raise PromptError("there are no messages; give at least one of the user's")
-        try:
+        with guarded("the model's chat template refuses these messages", "change them, or use --raw", PromptError):
             return str(self._wrapper.apply_chat_template(plain, add_generation_prompt=True, tokenize=False))
-        except TemplateError as error:
-            raise PromptError(f"the model's chat template refuses these messages: {one_line(error)}") from error
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a rendered conversation, or a piece of one: the template has written every special token."""
@@ -120,9 +123,3 @@ def _message(message: Message) -> dict[str, str]:
     if not whole:
         raise PromptError(f"a message is {{'role': ..., 'content': ...}} with two texts, not {message!r}")
     return dict(message)
-
-
-def one_line(error: BaseException) -> str:
-    """An error's first line, for messages that have to fit in one."""
-    text: Any = str(error).strip() or type(error).__name__
-    return str(text.splitlines()[0].rstrip(".:"))

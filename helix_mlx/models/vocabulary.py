@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from operator import itemgetter
 from typing import Any, Literal
 
 from helix_mlx.errors import PairError
 from helix_mlx.models.tokenizer import Tokenizer
 
+Spelling = bytes | str
 Kind = Literal["identical", "same ids", "shared"]
 LEAST_SHARED = 0.3
 """Of the draft's tokens, what the target has to know. With less, most of what a draft would say cannot be said, and
@@ -85,45 +88,72 @@ def compare(target: Tokenizer, draft: Tokenizer) -> Fit:
 
 def shared_ids(target: Tokenizer, draft: Tokenizer) -> dict[int, int]:
     """The draft's id of each of the target's that has one: of the same text, or the end of an answer. All differ."""
-    known: dict[bytes | str, int] = {}
-    for token, index in sorted(draft.vocab.items(), key=lambda row: row[1]):
+    known: dict[Spelling, int] = {}
+    for index, text in spellings(draft).items():
         if index not in draft.eos_ids:
-            known.setdefault(spelling(token, draft.vocab), index)
-    found = {}
-    ends = zip(sorted(target.eos_ids), sorted(draft.eos_ids), strict=False)
-    found.update(dict(ends))
-    for token, index in sorted(target.vocab.items(), key=lambda row: row[1]):
-        if index not in target.eos_ids and (same := known.pop(spelling(token, target.vocab), None)) is not None:
+            known.setdefault(text, index)
+    found = dict(zip(sorted(target.eos_ids), sorted(draft.eos_ids), strict=False))
+    for index, text in spellings(target).items():
+        if index not in target.eos_ids and (same := known.pop(text, None)) is not None:
             found[index] = same
     return found
 
 
 def stand_ins(target: Tokenizer, draft: Tokenizer, shared: Mapping[int, int]) -> dict[int, int]:
     """What the draft is shown for each of the target's tokens that it does not have: its longest end that it has."""
-    known = {spelling(token, draft.vocab): index for token, index in draft.vocab.items()}
+    known: dict[Spelling, int] = {}
+    for index, text in spellings(draft).items():
+        known.setdefault(text, index)
     found = {}
-    for token, index in target.vocab.items():
-        if index in shared:
-            continue
-        text = spelling(token, target.vocab)
-        ends = (text[start:] for start in range(1, len(text)))
-        found[index] = next((known[end] for end in ends if end in known), 0)
+    for index, text in spellings(target).items():
+        if index not in shared:
+            ends = (text[start:] for start in range(1, len(text)))
+            found[index] = next((known[end] for end in ends if end in known), 0)
     return found
 
 
-def spelling(token: str, vocab: Mapping[str, int]) -> bytes | str:
-    """What a token stands for: bytes, in whichever of the two usual ways its vocabulary writes them; else itself."""
-    if "Ġ" in vocab or "Ċ" in vocab:
-        codes = _byte_codes()
-        if all(character in codes for character in token):
-            return bytes(codes[character] for character in token)
+def spellings(tokenizer: Tokenizer) -> dict[int, Spelling]:
+    """What each id stands for: the bytes of its text, or the name of a control token, which no text is equal to.
+
+    Tokens of a single byte that a vocabulary has beside those of text come last: where it can, it writes with the
+    others.
+    """
+    vocab, added = tokenizer.vocab, tokenizer.added_tokens
+    marks = [sum(mark in token for token in vocab) for mark in _MARKS]
+    written = _WRITTEN[marks.index(max(marks))] if any(marks) else str.encode
+    texts: dict[int, Spelling] = {}
+    single: dict[int, Spelling] = {}
+    for token, index in sorted(vocab.items(), key=itemgetter(1)):
+        if index in added:
+            as_it_is = _metaspace if written is _metaspace else str.encode
+            texts[index] = token if added[index] else as_it_is(token)
+        elif written is _metaspace and _BYTE.fullmatch(token):
+            single[index] = bytes.fromhex(token[3:5])
+        else:
+            texts[index] = written(token)
+    return texts | single
+
+
+def _byte_level(token: str) -> Spelling:
+    """As GPT-2 writes bytes: each is a character. What has others is no text."""
+    codes = _byte_codes()
+    try:
+        return bytes([codes[character] for character in token])
+    except KeyError:
         return token
-    if "▁" in vocab:
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            return bytes.fromhex(token[3:5])
-        if not (token.startswith("<") and token.endswith(">")):
-            return token.replace("▁", " ").encode()
-    return token
+
+
+def _metaspace(token: str) -> Spelling:
+    """As SentencePiece writes text: its spaces are a mark of their own."""
+    return token.replace("▁", " ").encode()
+
+
+_MARKS = ("Ġ", "▁")
+"""How a space is written, which tells how all is: a large vocabulary has either one many times, and may have the other
+as the letter that it is.
+"""
+_WRITTEN: tuple[Callable[[str], Spelling], ...] = (_byte_level, _metaspace)
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 @cache

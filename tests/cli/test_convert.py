@@ -18,6 +18,9 @@ def made(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with a pair in it, made by the command."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     target, draft = write_checkpoint(tmp_path / "big"), write_checkpoint(tmp_path / "small", seed=7)
+    (target / "additional_chat_templates").mkdir()
+    for name in ("chat_template.jinja", "additional_chat_templates/tool_use.jinja"):
+        (target / name).write_text("{{ messages[0].content }}")
     words = ["--target", str(target), "--draft", str(draft), "--out", "mine", "--group-size", "32"]
     result = run("convert", *words, "--no-measure")
     assert result.exit_code == 0, result.output

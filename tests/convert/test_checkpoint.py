@@ -193,3 +193,24 @@ def test_tokenizer_files_are_copied_byte_for_byte(tmp_path: Path) -> None:
     convert(source, tmp_path / "out", Recipe(group_size=32))
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tmp_path / "kept.json").read_bytes()
     assert not list((tmp_path / "out").glob("*.py"))
+
+
+def test_a_folder_of_any_name_is_converted_and_its_stray_files_are_not(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source [4bit] *", shards=2)
+    stray = {name: array * 2 for name, array in weights(source).items()}
+    mx.save_safetensors(str(source / "model-old.safetensors"), stray)
+    (source / "additional_chat_templates").mkdir()
+    for name in ("tiktoken.model", "tekken.json", "additional_chat_templates/tool_use.jinja"):
+        (source / name).write_text("{}")
+    told: list[str] = []
+    out = tmp_path / "out [x]"
+    recipe = Recipe(mode="float")
+    convert_checkpoint(source, out, recipe, trust_remote_code=False, line=told.append, progress=lambda *_: None)
+    (source / "model-old.safetensors").unlink()
+    assert len(told) == 1
+    assert "model-old.safetensors" in told[0]
+    before, after = weights(source), weights(out)
+    assert before.keys() == after.keys()
+    assert all(mx.array_equal(array, after[name]) for name, array in before.items())
+    for name in ("tiktoken.model", "tekken.json", "additional_chat_templates/tool_use.jinja"):
+        assert (out / name).is_file()

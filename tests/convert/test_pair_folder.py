@@ -226,6 +226,9 @@ def test_a_file_that_was_changed_is_named(pair: Path) -> None:
         load(str(pair))
 
 
+MODEL = {"role": "target", "source": "a", "revision": None, "quantization": None, "bytes": 1}
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -235,12 +238,20 @@ def test_a_file_that_was_changed_is_named(pair: Path) -> None:
         ({"files": {"../../secret": [1, "x"]}}, "is damaged"),
         ({"files": {"/etc/passwd": [1, "x"]}}, "is damaged"),
         ({"files": 3}, "is damaged"),
+        ({"files": {"a": [1e400, "x"]}}, "is damaged"),
+        ({"acceptance": "x"}, "is damaged"),
+        ({"models": [{**MODEL, "source": 5}]}, "is damaged"),
+        ({"models": [{**MODEL, "bytes": "1"}]}, "is damaged"),
+        ({"models": [{**MODEL, "quantization": "x"}]}, "is damaged"),
     ],
 )
 def test_a_manifest_that_means_nothing_is_told(pair: Path, change: dict[str, Any], told: str) -> None:
     file = pair / "helix.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(PairError, match=told):
+        read_manifest(pair)
+    file.write_text("[" * 100_000)
+    with pytest.raises(PairError, match="is damaged"):
         read_manifest(pair)
     file.write_text("{")
     with pytest.raises(PairError, match="is damaged"):

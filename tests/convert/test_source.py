@@ -13,6 +13,9 @@ from helix_mlx.errors import HelixError, ModelError, SettingsError
 from tests.convert.checkpoints import write_checkpoint
 from tests.convert.hub import COMMIT, REPOSITORY, Hub, serving
 
+TOKENIZERS = ("tiktoken.model", "qwen.tiktoken", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "vocab.json",
+              "tokenizer.model.v3", "merges.txt", "chat_template.jinja", "generation_config.json")  # fmt: skip
+
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
@@ -38,6 +41,21 @@ def test_a_repository_is_fetched_and_its_revision_pinned(hub: Hub) -> None:
     hub.asked.clear()
     assert find(hub).folder == found.folder
     assert not [path for method, path, _ in hub.asked if method == "GET" and path.endswith(".safetensors")]
+
+
+def test_every_kind_of_tokenizer_is_fetched(hub: Hub) -> None:
+    for name in TOKENIZERS:
+        (hub.folder / name).write_text("{}")
+    (hub.folder / "picture.png").write_text("")
+    found = find(hub)
+    assert all((found.folder / name).is_file() for name in TOKENIZERS)
+    assert not (found.folder / "picture.png").exists()
+
+
+def test_a_shard_that_the_hub_has_not_is_named(hub: Hub) -> None:
+    (hub.folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"lacks model-00002-of-00002\.safetensors"):
+        find(hub)
 
 
 def test_what_broke_off_goes_on_where_it_was(hub: Hub) -> None:

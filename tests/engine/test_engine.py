@@ -330,3 +330,12 @@ def test_two_streams_share_an_engine(pair: Pair) -> None:
             for tokens, chunk in zip(got, chunks, strict=True):
                 tokens += [chunk.token] if chunk.token is not None else []
         assert got == expected
+
+
+def test_the_context_of_a_model_that_does_not_say_its_limit_can_be_raised(pair: Pair) -> None:
+    unsaid = replace(pair, target=replace(pair.target, max_context=None), draft=None)
+    for wanted, context in ((None, 4096), (8192, 8192)):
+        with Engine(unsaid, EngineConfig(max_context=wanted, kv_memory=10**8)) as engine:
+            assert engine.config.max_context == context
+    with pytest.raises(SettingsError, match="was made for 4096 positions"):
+        Engine(pair, EngineConfig(max_context=8192, kv_memory=10**8))

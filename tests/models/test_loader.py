@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from helix_mlx.errors import ModelError
 from helix_mlx.kernels.device import on_cpu
-from helix_mlx.models.loader import LoadedModel, context_limit, load, probe
+from helix_mlx.models.loader import LoadedModel, load, probe
 from tests.families import FAMILIES
 from tests.support import VOCAB, random_model
 
@@ -103,13 +103,6 @@ def test_a_config_that_holds_a_list(good: Path, tmp_path: Path) -> None:
 def test_a_model_that_cannot_take_a_ragged_batch_is_refused_at_once() -> None:
     with pytest.raises(ModelError, match="sequences of different lengths"):
         random_model("gpt_bigcode")
-
-
-def test_the_context_of_learned_positions_leaves_room_for_drafts() -> None:
-    assert context_limit({"max_position_embeddings": 2048}) == 2048
-    assert context_limit({"text_config": {"max_position_embeddings": 512}}) == 512
-    assert context_limit({"n_positions": 1024}) == 1008
-    assert context_limit({}) is None
 
 
 def test_a_damaged_config(good: Path, tmp_path: Path) -> None:

@@ -58,7 +58,18 @@ def test_a_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    "source", ["builtin:nothing", "no/such", "./no/such/folder", "words, not a name", "a/b/c", "~nobody/x", ""]
+    "source",
+    [
+        "builtin:nothing",
+        "no/such",
+        "./no/such/folder",
+        "words, not a name",
+        "a/b/c",
+        "~nobody/x",
+        "",
+        "x" * 5000,
+        "x\0/y",
+    ],
 )
 def test_what_is_not_here_is_none(snapshot: Path, source: str) -> None:
     assert source_path(source) is None
@@ -79,6 +90,29 @@ def test_a_download_in_parts_counts_when_all_are_there(snapshot: Path) -> None:
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     assert source_path(REPOSITORY) is None
     (snapshot / parts[1]).write_text("")
+    assert source_path(REPOSITORY) == snapshot
+
+
+def test_files_that_nobody_fetches_are_not_missed(snapshot: Path) -> None:
+    """Newer versions of the hub's client keep a list of all that a repository has."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = snapshot.rename(snapshot.with_name(commit))
+    repository = snapshot.parent.parent
+    (repository / "refs" / "main").write_text(commit)
+    names = ["config.json", "tokenizer.json", "model.safetensors"]
+    (repository / "trees").mkdir()
+    files = {name: {"size": 2, "blob_id": "0" * 40} for name in (*names, "README.md", "original/params.json")}
+    (repository / "trees" / f"{commit}.json").write_text(json.dumps({"format_version": 1, "files": files}))
+    for name in names:
+        (snapshot / name).write_text("{}")
+    assert source_path(REPOSITORY) == snapshot
+
+
+def test_an_index_of_an_older_model_beside_the_whole_file_counts(snapshot: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
+    index = {"weight_map": {"first": "model-1-of-2.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     assert source_path(REPOSITORY) == snapshot
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import pytest
 from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer, TokenizerWrapper
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from helix_mlx.errors import PairError
 from helix_mlx.models.tokenizer import Tokenizer
-from helix_mlx.models.vocabulary import compare, shared_ids, spelling, stand_ins
+from helix_mlx.models.vocabulary import compare, shared_ids, spellings, stand_ins
 from tests.support import byte_tokenizer
 
 CODE = ["def read(self, path): return open(path).read()", "for line in file: print(line)", "import os, sys"] * 20
@@ -33,23 +32,32 @@ def trained(texts: Iterable[str], size: int, end: str = "<end>") -> Tokenizer:
 
 
 class Words(Tokenizer):
-    """A vocabulary and nothing else."""
+    """A vocabulary and nothing else. `asked` counts how often it was copied, which takes long for a large one."""
 
-    def __init__(self, vocab: dict[str, int], eos_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self, vocab: dict[str, int], eos_ids: Iterable[int] = (), added: dict[int, bool] | None = None
+    ) -> None:
         self._vocab = vocab
+        self._added = added or {}
         self.eos_ids = frozenset(eos_ids)
+        self.asked = 0
 
     @property
     def vocab(self) -> dict[str, int]:
+        self.asked += 1
         return self._vocab
+
+    @property
+    def added_tokens(self) -> dict[int, bool]:
+        return self._added
 
     @property
     def chat_template(self) -> str | None:
         return None
 
 
-def words(*tokens: str, eos_ids: Iterable[int] = ()) -> Words:
-    return Words({token: index for index, token in enumerate(tokens)}, eos_ids)
+def words(*tokens: str, eos_ids: Iterable[int] = (), added: dict[int, bool] | None = None) -> Words:
+    return Words({token: index for index, token in enumerate(tokens)}, eos_ids, added)
 
 
 def test_the_same_vocabulary_is_identical() -> None:
@@ -87,19 +95,50 @@ def test_strangers_are_refused_with_the_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("token", "vocab", "text"),
+    ("token", "mark", "text"),
     [
-        ("Ġthe", {"Ġ": 0}, b" the"),
-        ("Ċ", {"Ċ": 0}, b"\n"),
-        ("Ã©", {"Ġ": 0}, "é".encode()),
-        ("▁the", {"▁": 0}, b" the"),
-        ("<0x0A>", {"▁": 0}, b"\n"),
-        ("<s>", {"▁": 0}, "<s>"),
-        ("the", {}, "the"),
+        ("Ġthe", "Ġ", b" the"),
+        ("ĊĠ", "Ġ", b"\n "),
+        ("Ã©", "Ġ", "é".encode()),
+        ("語", "Ġ", "語"),  # no character of a byte
+        ("▁the", "▁", b" the"),
+        ("Ġ", "▁", "Ġ".encode()),
+        ("<0x0A>", "▁", b"\n"),
+        ("<h1>", "▁", b"<h1>"),
+        ("the", "", b"the"),
     ],
 )
-def test_two_ways_to_write_a_token_are_one(token: str, vocab: dict[str, Any], text: bytes | str) -> None:
-    assert spelling(token, vocab) == text
+def test_each_way_to_write_a_token_comes_to_its_bytes(token: str, mark: str, text: bytes | str) -> None:
+    written = words(f"{mark}x", f"{mark}y", f"{mark}z", token)
+    assert spellings(written)[3] == text
+
+
+def test_a_large_vocabulary_has_the_other_s_mark_as_a_letter() -> None:
+    """As Gemma's has Ġ, and DeepSeek's ▁: what most of it is written in counts."""
+    metaspace = words("▁the", "▁of", "Ġ", "<0x41>", "A", "a")
+    byte_level = words("A", "Ġthe", "Ġof", "a", "<x▁x>", added={4: True})
+    assert shared_ids(byte_level, metaspace) == {0: 4, 1: 0, 2: 1, 3: 5}
+    assert shared_ids(metaspace, byte_level) == {4: 0, 0: 1, 1: 2, 5: 3}
+
+
+def test_a_control_token_is_no_text() -> None:
+    control = words("▁x", "<s>", "</s>", "▁y", added={1: True, 2: True})
+    markup = words("Ġx", "<s>", "<0x41>", "Ġy", added={1: False})
+    assert shared_ids(control, markup) == {0: 0, 3: 3}
+    assert shared_ids(control, words("Ġx", "<s>", "Ġz", added={1: True})) == {0: 0, 1: 1}
+
+
+def test_an_added_token_is_written_as_it_is() -> None:
+    byte_level = words("Ġx", "Ġy", "é", " z", "v▁w", added={2: False, 3: False, 4: False})
+    assert shared_ids(byte_level, words("▁x", "▁y", "é", "▁z", "v▁w")) == {0: 0, 1: 1, 2: 2, 3: 3}
+
+
+def test_a_large_vocabulary_is_copied_a_few_times_and_not_for_each_token() -> None:
+    target = words(*(f"Ġ{number}" for number in range(3000)))
+    draft = words(*(f"▁{number}" for number in range(100, 2000)))
+    compare(target, draft)
+    stand_ins(target, draft, shared_ids(target, draft))
+    assert max(target.asked, draft.asked) <= 4
 
 
 def test_a_token_that_the_draft_lacks_is_shown_as_its_longest_end() -> None:

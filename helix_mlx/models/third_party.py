@@ -1,0 +1,56 @@
+"""The border to the code of others: what it raises over a user's files is one line, what it only notes is silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from helix_mlx.errors import HelixError, ModelError
+
+_CHATTY = ("transformers", "huggingface_hub")
+
+
+@contextmanager
+def guarded(what: str, advice: str, kind: type[HelixError] = ModelError) -> Iterator[None]:
+    """Whatever the body raises becomes a HelixError; one that is one already passes.
+
+    For the places, and only those, where others' code reads a user's files or settings: model classes of mlx-lm,
+    tokenizers of transformers, chat templates, the hub's client. Which exceptions they raise over a wrong value is
+    nowhere written and changes from version to version.
+
+    Args:
+        what: begins the message: what cannot be done, to which file.
+        advice: ends it: what to do.
+        kind: the error to raise.
+    """
+    try:
+        yield
+    except (HelixError, KeyboardInterrupt, GeneratorExit):
+        raise
+    # No Exception, either: a panic of Rust in a tokenizer, and a module of mlx-lm that misses a package and exits.
+    except BaseException as error:
+        raise kind(f"{what}: {one_line(error)}; {advice}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, for messages that have to fit in one line: its first, and what a first that ends in a colon
+    announces.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = lines[0]
+    if told.endswith(":") and len(lines) > 1:
+        told = f"{told} {lines[1]}"
+    return told.rstrip(".:")
+
+
+def hush() -> None:
+    """Keep the libraries' warnings off the screen: nobody can act on them, and what matters is raised.
+
+    A level that someone has set, in Python or in the environment, stays. Called before a library is used: importing
+    one sets its level.
+    """
+    for name in _CHATTY:
+        logger = logging.getLogger(name)
+        if logger.level == logging.WARNING:
+            logger.setLevel(logging.ERROR)
