@@ -63,8 +63,9 @@ def load(
     if config.drafter not in ("auto", "model"):
         draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
-    loaded = load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code)
-    engine = Engine(loaded.with_kernels(kernels), config)
+    loaded = load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code).with_kernels(kernels)
+    loaded.check()
+    engine = Engine(loaded, config)
     if config.calibrate and config.draft_tokens is None and config.drafter != "none":
         engine.calibrate(ladders, notice, progress)
     return engine
