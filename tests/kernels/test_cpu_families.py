@@ -72,9 +72,10 @@ def test_seeded_text_is_the_same_for_every_draft_length_and_batch(kernels: CpuKe
     for page_size, lookahead in ((8, 0), (16, 1), (64, 0)):
         config = EngineConfig(max_context=256, page_size=page_size, lookahead=lookahead, prefill_chunk=16)
         with Engine(pair, config) as engine:
-            for count in (0, 1, 4, 7):
+            for count, tokens in zip((0, 1, 4, 7), prompts, strict=True):
                 found.append(texts(engine, prompts, count, **settings))
-                found.append([texts(engine, [tokens], count, **settings)[0] for tokens in prompts])
+                alone = texts(engine, [tokens], count, **settings)
+                assert alone == [found[0][prompts.index(tokens)]]
     assert all(text == found[0] for text in found)
 
 
