@@ -9,7 +9,7 @@ SHARED: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,
     "intermediate_size": 48,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
@@ -34,7 +34,7 @@ SHARED: dict[str, Any] = {
     "use_bias": False,
     "use_qkv_bias": False,
     "use_qk_norm": True,
-    # Attention: windows that every prompt but one outgrows, on every other layer.
+    # Attention: windows that every prompt but one outgrows, on the first of two layers.
     "rope_theta": 10000.0,
     "rope_scaling": None,
     "partial_rotary_factor": 0.5,
@@ -42,7 +42,7 @@ SHARED: dict[str, Any] = {
     "query_pre_attn_scalar": 8,
     "sliding_window": 24,
     "sliding_window_pattern": 2,
-    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "layer_types": ["sliding_attention", "full_attention"],
     # Attention over latents, and its index.
     "kv_lora_rank": 16,
     "q_lora_rank": 16,
@@ -115,7 +115,9 @@ GEMMA4: dict[str, Any] = {
     "global_head_dim": 16,
     "vocab_size_per_layer_input": 96,
     "hidden_size_per_layer_input": 8,
+    "num_hidden_layers": 4,
     "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
     "enable_moe_block": False,
 }
 LFM2: dict[str, Any] = {
@@ -126,8 +128,8 @@ LFM2: dict[str, Any] = {
     "block_multiple_of": 8,
     "block_ffn_dim_multiplier": 1.0,
     "block_auto_adjust_ff_dim": False,
-    "layer_types": ["conv", "full_attention"] * 2,
-    "full_attn_idxs": [1, 3],
+    "layer_types": ["conv", "full_attention"],
+    "full_attn_idxs": [1],
     "use_expert_bias": True,
 }
 LONGCAT: dict[str, Any] = {
@@ -146,8 +148,8 @@ KDA: dict[str, Any] = {
         "num_heads": 2,
         "head_dim": 32,
         "short_conv_kernel_size": 4,
-        "kda_layers": [1, 2, 3],
-        "full_attn_layers": [4],
+        "kda_layers": [1],
+        "full_attn_layers": [2],
     },
 }
 MINICPM: dict[str, Any] = {"dim_model_base": 16, "scale_depth": 1.4, "scale_emb": 1.0}

@@ -138,7 +138,7 @@ def test_the_host_waits_once_a_cycle(pair: Pair, lookahead: int | None, monkeypa
         with Engine(chosen, EngineConfig(max_context=256, lookahead=lookahead, page_size=4)) as engine:
             for count in (0, 1, 4):
                 before = sum(mock.call_count for mock in waits)
-                stats = engine.generate(prompt(9), max_tokens=100, draft_tokens=count).stats
+                stats = engine.generate(prompt(9), max_tokens=60, draft_tokens=count).stats
                 prefills_and_end = 3
                 assert stats.host_syncs == stats.target_passes + 1
                 assert sum(mock.call_count for mock in waits) - before <= stats.host_syncs + prefills_and_end
