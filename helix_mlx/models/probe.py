@@ -59,10 +59,11 @@ def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], i
             raise ModelError(
                 f"layer {index} of {kind} keeps no keys and values that Helix can page; name another model"
             )
-        if probed.window is not None and probed.window != window:
+        if probed.windows and probed.windows.isdisjoint({window, None}):
+            looks = " or ".join(map(str, probed.windows))
             raise ModelError(
-                f"layer {index} of {kind} keeps {window or 'all'} positions and looks at {probed.window}: one pass of "
-                "several tokens says otherwise than single steps, and drafts cannot be checked; name another model"
+                f"layer {index} of {kind} keeps {window or 'all'} positions and looks at {looks}: one pass of several "
+                "tokens says otherwise than single steps, and drafts cannot be checked; name another model"
             )
         shapes.append(replace(probed.shape, window=window, mask_rank=_mask_rank(config)))
     return tuple(shapes), int(logits.shape[-1])
@@ -99,12 +100,12 @@ def _mask_rank(config: dict[str, Any]) -> int:
 
 
 class _ProbeCache:
-    """Notes the shapes of what a layer stores, and the window that its model asks for."""
+    """Notes the shapes of what a layer stores, and the windows that its model asks masks for; None is the layer's."""
 
     def __init__(self) -> None:
         self.offset = mx.array([3, 5], mx.int32)
         self.shape: LayerShape | None = None
-        self.window: int | None = None
+        self.windows: set[int | None] = set()
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         (_, key_heads, _, key_dim), (_, value_heads, _, value_dim) = keys.shape, values.shape
@@ -112,7 +113,7 @@ class _ProbeCache:
         return keys, values
 
     def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> mx.array | None:  # noqa: N803
-        self.window = window_size
+        self.windows.add(window_size)
         return mx.ones((2, 1, N, N), mx.bool_) if return_array else None
 
 
@@ -131,19 +132,21 @@ def check_rows(model: Any, layers: Sequence[LayerShape], config: dict[str, Any])
         ModelError: it does not, or it cannot run on this device.
     """
     kind, caches = _kind(config), make_prompt_cache(model)
-    layers_kept = ", ".join(f"{n} {name}" for name, n in Counter(type(each).__name__ for each in caches).items())
     text = mx.array([_TOKENS], mx.int32)
+    where = "on this device"
     try:
-        paged = _paged_logits(model, layers, text)
         rows = model(text[:, :4], cache=caches)
         plain = mx.concatenate([rows, model(text[:, 4:], cache=caches)], axis=1)[:, 1:]
-        apart = _distance(paged, plain)
+        mx.eval(plain)
+        where = "over Helix's pages"
+        apart = _distance(_paged_logits(model, layers, text), plain)
     except _FAILURES as error:
-        raise ModelError(f"{kind} cannot run on this device ({one_line(error)}); name another model") from error
+        raise ModelError(f"{kind} cannot run {where} ({one_line(error)}); name another model") from error
     if not apart <= _TOLERANCE.get(plain.dtype, _HALF_TOLERANCE):  # NaN is not, either
+        kept = ", ".join(f"{n} {name}" for name, n in Counter(type(each).__name__ for each in caches).items())
         raise ModelError(
             f"{kind} says otherwise in one pass of several tokens than in single steps (logits are {apart:.2g} of "
-            f"their deviation apart; layers keep {layers_kept}), and drafts cannot be checked; name another model"
+            f"their deviation apart; layers keep {kept}), and drafts cannot be checked; name another model"
         )
 
 
@@ -158,8 +161,9 @@ def _paged_logits(model: Any, layers: Sequence[LayerShape], text: mx.array) -> m
 
 
 def _distance(paged: mx.array, plain: mx.array) -> float:
-    """The largest of the rows' mean distances, as a share of a row's deviation from its mean; NaN where one has NaN."""
+    """The largest of the rows' mean distances, as a share of a row's deviation; what is no number in both is equal."""
     paged, plain = paged.astype(mx.float32), plain.astype(mx.float32)
-    masked = (plain == -mx.inf) & (paged == -mx.inf)  # ids that the model never says
-    paged, plain = mx.where(masked, 0, paged), mx.where(masked, 0, plain)
+    same = (paged == plain) | (mx.isnan(paged) & mx.isnan(plain))
+    equal = same & ~mx.isfinite(plain)  # such as ids that the model never says
+    paged, plain = mx.where(equal, 0, paged), mx.where(equal, 0, plain)
     return float(mx.max(mx.sqrt(mx.mean((paged - plain) ** 2, axis=-1) / mx.maximum(mx.var(plain, axis=-1), 1e-12))))
