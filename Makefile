@@ -17,8 +17,7 @@ CPU := $(if $(filter Linux,$(shell uname -s)),$(comma)cpu)
 
 help:
 	@echo "make chat    talk to the built-in pair (make chat ARGS='--pair qwen3-8b' takes another)"
-	@echo "make test    run the tests"
-	@echo "make test-all    run the slow ones, too: whole grids where the others take a sample"
+	@echo "make test    run the tests (make test-all: the slow ones, too)"
 	@echo "make lint    check style"
 	@echo "make types   check types"
 	@echo "make clean   remove what the others made"
