@@ -13,11 +13,11 @@ ARGS ?=
 CPU := $(if $(filter Linux,$(shell uname -s)),$(comma)cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lint types clean
+.PHONY: help chat test test-all lint types clean
 
 help:
 	@echo "make chat    talk to the built-in pair (make chat ARGS='--pair qwen3-8b' takes another)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests (make test-all: the slow ones, too)"
 	@echo "make lint    check style"
 	@echo "make types   check types"
 	@echo "make clean   remove what the others made"
@@ -27,6 +27,9 @@ chat: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+test-all: override ARGS += -m ""
+test-all: test
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

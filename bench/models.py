@@ -15,8 +15,9 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from helix_mlx.kernels.cpu_kernels import choose_kernels
-from helix_mlx.models.loader import LoadedModel, probe
+from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair
+from helix_mlx.models.probe import probe
 from helix_mlx.models.tokenizer import Tokenizer
 
 FIRST_CHARACTER, MANY_CHARACTERS = 0x4E00, 0x20000

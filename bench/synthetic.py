@@ -23,8 +23,9 @@ from mlx_lm.models import llama
 from helix_mlx.bench.models import character_tokenizer
 from helix_mlx.bench.prompts import SYNTHETIC
 from helix_mlx.errors import SettingsError
-from helix_mlx.models.loader import LoadedModel, probe
+from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair
+from helix_mlx.models.probe import probe
 
 SHAPES: dict[str, dict[str, int]] = {
     "llama-8b": {"hidden": 4096, "layers": 32, "mlp": 14336, "heads": 32, "kv_heads": 8},

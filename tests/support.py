@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from helix_mlx.engine.core import Core
 from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
-from helix_mlx.models.loader import LoadedModel, probe
+from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair
+from helix_mlx.models.probe import probe
 from helix_mlx.models.tokenizer import Tokenizer
 
 VOCAB = 96
@@ -29,10 +31,19 @@ def random_model(family: str, seed: int = 0, **changes: Any) -> LoadedModel:
     """A model of an mlx-lm family with random float32 weights, spread so that its texts are not all alike."""
     from tests.families import FAMILIES, REFUSED
 
-    config = {"model_type": family, "vocab_size": VOCAB, **(FAMILIES | REFUSED)[family], **changes}
-    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    return built({"model_type": family, "vocab_size": VOCAB, **(FAMILIES | REFUSED)[family], **changes}, seed)
+
+
+def built(config: dict[str, Any], seed: int) -> LoadedModel:
+    """A model of a configuration, with random float32 weights.
+
+    Raises:
+        ModelError: Helix does not run it.
+    """
+    family = config["model_type"]
+    module = importlib.import_module(f"mlx_lm.models.{family}")
     mx.random.seed(seed)
-    model = module.Model(module.ModelArgs.from_dict(config))
+    model = module.Model(module.ModelArgs.from_dict(copy.deepcopy(config)))
     keys = iter(mx.random.split(mx.random.key(seed + 1), 4096))
 
     def spread(path: str, array: mx.array) -> mx.array:

@@ -64,7 +64,9 @@ def load(
         draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
     loaded = load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code, notice=notice)
-    engine = Engine(loaded.with_kernels(kernels), config, notice)
+    loaded = loaded.with_kernels(kernels)
+    loaded.check()
+    engine = Engine(loaded, config, notice)
     if config.calibrate and config.draft_tokens is None and config.drafter != "none":
         engine.calibrate(ladders, notice, progress)
     return engine

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import inspect
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,6 @@ import mlx.core as mx
 from huggingface_hub import snapshot_download
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import _get_classes, load_config, load_model
 
 from helix_mlx.errors import ModelError
@@ -27,13 +27,12 @@ from helix_mlx.models.context import context_limit
 from helix_mlx.models.files import FETCHED, WEIGHTS, weight_files
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.pairs import source_path
+from helix_mlx.models.probe import probe
 from helix_mlx.models.third_party import guarded, hush, one_line
 from helix_mlx.paging.page_pool import LayerShape
 
 Notice = Callable[[str], None]
 """Is told, in a line, what is not as it was wished."""
-_GROUPED_MASKS = frozenset({"gemma2"})
-"""Families that do their own attention with grouped query heads on an axis of their own."""
 
 
 class LanguageModel(Protocol):
@@ -176,9 +175,16 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     kind = config.get("model_type")
     if not isinstance(kind, str):
         raise ModelError(f"{folder / 'config.json'} names no model_type; name a folder with an MLX model")
+    said = io.StringIO()
     unknown = f"mlx-lm does not know the model type {kind!r} of {folder}"
     with guarded(unknown, "update mlx-lm, or name another model"):
-        _get_classes(config)  # mlx-lm's own table; it has no public name
+        try:
+            with redirect_stdout(said):
+                _get_classes(config)  # mlx-lm's own table; it has no public name
+        except SystemExit as error:  # what a module of mlx-lm does where it misses a package of its own
+            raise ModelError(
+                f"mlx-lm cannot run the model type {kind!r} ({said.getvalue().strip()}); name another model"
+            ) from error
     return config
 
 
@@ -211,61 +217,6 @@ def _check_end_tokens(folder: Path, eos_ids: Any) -> None:
             f"{folder}: eos_token_id is {eos_ids!r}, but has to be an id or a list of ids; "
             "mend config.json or generation_config.json, or fetch the model again"
         )
-
-
-def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], int]:
-    """What each layer keeps for a position, and the width of the logits, read off one pass that is never evaluated.
-
-    Raises:
-        ModelError: a layer keeps something else than keys and values.
-    """
-    for name, module in model.named_modules():
-        if type(module).__name__ == "DynamicNTKScalingRoPE":  # by name: older mlx-lm has no such class
-            raise ModelError(
-                f"{name} turns by the length of the text, which speculation cannot take back; name another model"
-            )
-    windows = [_window(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
-    probes = [_ProbeCache() for _ in windows]
-    with guarded("this model does not take sequences of different lengths in one batch", "name another"):
-        logits = model(mx.zeros((2, 1), mx.int32), cache=probes)
-    shapes = []
-    for index, (probed, window) in enumerate(zip(probes, windows, strict=True)):
-        if probed.shape is None:
-            raise ModelError(f"layer {index} keeps no keys and values that Helix can page; name another model")
-        shapes.append(replace(probed.shape, window=window, mask_rank=_mask_rank(config)))
-    return tuple(shapes), int(logits.shape[-1])
-
-
-def _window(index: int, cache: object) -> int | None:
-    if type(cache) is KVCache:
-        return None
-    if type(cache) is RotatingKVCache and cache.keep == 0:
-        return int(cache.max_size)
-    raise ModelError(
-        f"layer {index} keeps a {type(cache).__name__}, which Helix cannot roll back yet; "
-        "it runs models whose layers all keep keys and values"
-    )
-
-
-def _mask_rank(config: dict[str, Any]) -> int:
-    grouped = config.get("num_attention_heads") != config.get("num_key_value_heads")
-    return 5 if config.get("model_type") in _GROUPED_MASKS and grouped else 4
-
-
-class _ProbeCache:
-    """Notes the shapes of what a layer stores."""
-
-    def __init__(self) -> None:
-        self.offset = mx.array([3, 5], mx.int32)
-        self.shape: LayerShape | None = None
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        (_, key_heads, _, key_dim), (_, value_heads, _, value_dim) = keys.shape, values.shape
-        self.shape = LayerShape(key_heads, key_dim, value_heads, value_dim, keys.dtype)
-        return keys, values
-
-    def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> mx.array | None:  # noqa: N803
-        return mx.ones((2, 1, N, N), mx.bool_) if return_array else None
 
 
 def evaluate_all(model: LanguageModel) -> None:

@@ -11,6 +11,7 @@ from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.cpu_layers import replace_layers
 from helix_mlx.models.loader import LoadedModel, Notice, load
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
+from helix_mlx.models.probe import check_rows
 from helix_mlx.models.shared_vocabulary import SharedVocabulary
 from helix_mlx.models.tokenizer import Tokenizer
 from helix_mlx.models.vocabulary import compare
@@ -34,6 +35,17 @@ class Pair:
                 if loaded is not None and isinstance(loaded.model, Module):
                     replace_layers(loaded.model, kernels.library)
         return replace(self, kernels=kernels)
+
+    def check(self) -> None:
+        """See that both models say the same in one pass of several tokens as in single steps: four passes each.
+
+        Raises:
+            ModelError: one does not, or it cannot run on this device.
+        """
+        for loaded in (self.target, self.draft):
+            if loaded is not None:
+                model = loaded.model.draft if isinstance(loaded.model, SharedVocabulary) else loaded.model
+                check_rows(model, loaded.layers, loaded.config)
 
 
 def load_pair(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
+from math import prod
 from typing import Any
 
 import pytest
@@ -12,11 +14,11 @@ from helix_mlx.engine.engine import Engine
 from helix_mlx.kernels.cpu_kernels import CpuKernels
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import SamplingParams
-from tests.families import FAMILIES
 from tests.support import plain, prompt, quantized_pair, random_model, random_pair
 
 PROMPT_LENGTHS = (5, 33, 1, 16, 64, 17, 8, 50)
 NEW = 40
+SEEDED: dict[str, Any] = {"temperature": 0.8, "seed": 1234, "top_p": 0.95}
 
 
 @pytest.fixture(scope="module", params=["off", "on"])
@@ -49,47 +51,83 @@ def texts(engine: Engine, prompts: list[list[int]], draft_tokens: int, **setting
     return [completion.tokens for completion in done]
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
-@pytest.mark.parametrize("page_size", [8, 16, 64])
+PAGE_SIZES, LOOKAHEADS = (8, 16, 64), (0, 1)
+COUNTS, BATCHES = (0, 1, 2, 4, 7), (1, 2, 3, 8)
+GRID = [pytest.param(False, id="sample"), pytest.param(True, id="whole", marks=pytest.mark.slow)]
+
+
+def cases(drafts: int, page_size: int, lookahead: int, whole: bool) -> list[tuple[int, int]]:
+    """Draft lengths and batches for one engine: all, or a sixth of them.
+
+    Together the samples have every draft length with every batch for each choice of `drafts`, and both of them with
+    every page size and lookahead.
+    """
+    part = PAGE_SIZES.index(page_size) * len(LOOKAHEADS) + lookahead
+    return [
+        (count, batch)
+        for i, count in enumerate(COUNTS)
+        for j, batch in enumerate(BATCHES)
+        if whole or (2 * i + j + 3 * drafts) % 6 == part
+    ]
+
+
+def test_the_samples_cover_the_grid() -> None:
+    engines = list(product((0, 1), PAGE_SIZES, LOOKAHEADS))
+    seen = {(*engine, *case) for engine in engines for case in cases(*engine, whole=False)}
+    assert len(seen) * 6 == len([case for engine in engines for case in cases(*engine, whole=True)])
+    for kept in ((0, 3, 4), (1, 2, 3), (1, 2, 4)):
+        sizes = [(2, 3, 2, 5, 4)[index] for index in kept]
+        assert len({tuple(case[index] for index in kept) for case in seen}) == prod(sizes)
+
+
+@pytest.mark.parametrize("whole", GRID)
+@pytest.mark.parametrize("lookahead", LOOKAHEADS)
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
 def test_greedy_text_is_mlx_lms(
-    pair: Pair, agreeing: Pair, prompts: list[list[int]], greedy: list[list[int]], page_size: int, lookahead: int
+    pair: Pair,
+    agreeing: Pair,
+    prompts: list[list[int]],
+    greedy: list[list[int]],
+    page_size: int,
+    lookahead: int,
+    whole: bool,
 ) -> None:
     config = EngineConfig(page_size=page_size, lookahead=lookahead, prefill_chunk=24, max_context=512)
-    for chosen in (pair, agreeing, replace(pair, draft=None)):
+    for drafts, chosen in enumerate((pair, agreeing)):
         with Engine(chosen, config) as engine:
-            for count in (0, 1, 2, 4, 7) if chosen.draft else (0,):
-                for batch in (1, 2, 3, 8):
-                    assert texts(engine, prompts[:batch], count) == greedy[:batch], (chosen.draft, count, batch)
+            for count, batch in cases(drafts, page_size, lookahead, whole):
+                assert texts(engine, prompts[:batch], count) == greedy[:batch], (drafts, count, batch)
+    with Engine(replace(pair, draft=None), config) as engine:
+        for batch in BATCHES if whole else (1, 3):
+            assert texts(engine, prompts[:batch], 0) == greedy[:batch], batch
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
-@pytest.mark.parametrize("page_size", [8, 16, 64])
-def test_seeded_text_is_plain_decodings(
-    pair: Pair, agreeing: Pair, prompts: list[list[int]], page_size: int, lookahead: int
-) -> None:
-    settings = {"temperature": 0.8, "seed": 1234, "top_p": 0.95}
+@pytest.fixture(scope="module")
+def seeded(pair: Pair, prompts: list[list[int]]) -> list[list[int]]:
+    """Plain decoding's own, one by one."""
     with Engine(replace(pair, draft=None), EngineConfig(max_context=512)) as engine:
-        expected = [texts(engine, [tokens], 0, **settings)[0] for tokens in prompts]
+        expected = [texts(engine, [tokens], 0, **SEEDED)[0] for tokens in prompts]
     assert len({tuple(text) for text in expected}) == len(expected)
+    return expected
+
+
+@pytest.mark.parametrize("whole", GRID)
+@pytest.mark.parametrize("lookahead", LOOKAHEADS)
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+def test_seeded_text_is_plain_decodings(
+    pair: Pair,
+    agreeing: Pair,
+    prompts: list[list[int]],
+    seeded: list[list[int]],
+    page_size: int,
+    lookahead: int,
+    whole: bool,
+) -> None:
     config = EngineConfig(page_size=page_size, lookahead=lookahead, prefill_chunk=24, max_context=512)
-    for chosen in (pair, agreeing):
+    for drafts, chosen in enumerate((pair, agreeing)):
         with Engine(chosen, config) as engine:
-            for count in (0, 1, 2, 4, 7):
-                for batch in (1, 2, 3, 8):
-                    assert texts(engine, prompts[:batch], count, **settings) == expected[:batch], (count, batch)
-
-
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_families_say_what_mlx_lm_says(family: str) -> None:
-    """Each family with an unrelated draft, alone and in a ragged batch, past the window where it has one."""
-    loaded = random_model(family)
-    pair = replace(random_pair(), target=loaded)
-    prompts = [prompt(37, 5), prompt(9, 6), prompt(70, 7)]
-    expected = [plain(loaded.model, tokens, NEW) for tokens in prompts]
-    with Engine(pair, EngineConfig(max_context=256)) as engine:
-        for count in (0, 4):
-            assert texts(engine, prompts[:1], count) == expected[:1]
-            assert texts(engine, prompts, count) == expected
+            for count, batch in cases(drafts, page_size, lookahead, whole):
+                assert texts(engine, prompts[:batch], count, **SEEDED) == seeded[:batch], (drafts, count, batch)
 
 
 def test_a_draft_with_a_window_is_exact_too(pair: Pair, greedy: list[list[int]], prompts: list[list[int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ from mlx.utils import tree_flatten
 
 from helix_mlx.errors import ModelError
 from helix_mlx.kernels.device import on_cpu
-from helix_mlx.models.loader import LoadedModel, load, probe
+from helix_mlx.models.loader import LoadedModel, load
 from tests.families import FAMILIES
 from tests.support import VOCAB, random_model
 
@@ -93,6 +94,17 @@ def test_a_module_of_mlx_lm_that_is_no_model(tmp_path: Path, module: str) -> Non
         load(str(write_model(tmp_path / "m", model_type=module)))
 
 
+def test_a_model_type_whose_own_package_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """mlx-lm's olmo prints what it misses and ends the process."""
+    monkeypatch.setitem(sys.modules, "hf_olmo", None)
+    monkeypatch.delitem(sys.modules, "mlx_lm.models.olmo", raising=False)
+    with pytest.raises(ModelError, match=r"cannot run the model type 'olmo' \(.*ai2-olmo.*\); name another"):
+        load(str(write_model(tmp_path / "m", model_type="olmo")))
+    assert capsys.readouterr().out == ""
+
+
 def test_a_config_that_holds_a_list(good: Path, tmp_path: Path) -> None:
     folder = copied(good, tmp_path)
     (folder / "config.json").write_text("[1, 2]")
@@ -146,27 +158,6 @@ def test_a_model_that_wants_to_run_its_own_code(tmp_path: Path) -> None:
     assert not ran.exists()
     load(str(folder), trust_remote_code=True)
     assert ran.exists()
-
-
-def test_recurrent_layers_are_named() -> None:
-    from mlx_lm.models import mamba
-
-    args = mamba.ModelArgs.from_dict(
-        {
-            "model_type": "mamba",
-            "vocab_size": 32,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "state_size": 4,
-            "num_hidden_layers": 2,
-            "conv_kernel": 4,
-            "use_bias": False,
-            "use_conv_bias": True,
-            "time_step_rank": 2,
-        }
-    )
-    with pytest.raises(ModelError, match="layer 0 keeps a ArraysCache"):
-        probe(mamba.Model(args), {})
 
 
 @pytest.fixture
