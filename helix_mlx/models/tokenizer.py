@@ -140,7 +140,7 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens, special ones included; ids that no token has are left out."""
-        if not getattr(self._wrapper, "is_fast", False):
+        if not self._is_fast:
             tokens = [token for token in tokens if self.piece(token) is not None]
         return str(self._wrapper.decode(list(tokens)))
 
@@ -149,22 +149,34 @@ class Tokenizer:
         text = self.decode(tokens)
         if not text.endswith(REPLACEMENT) or self.cleans:
             return text
+        if not self._continuations:
+            return text if self._is_fast else text.removesuffix(REPLACEMENT)
         pieces = [piece for token in tokens if (piece := self.piece(token)) is not None]
-        for following in _CONTINUATIONS:
-            if self._wrapper.convert_tokens_to_string([following[0]]) != REPLACEMENT:
-                continue
-            for first in following:
+        for marks in self._continuations:
+            for first in marks:
                 for more in range(3):
-                    longer = self._wrapper.convert_tokens_to_string([*pieces, first, *following[:1] * more])
+                    longer = self._spelled([*pieces, first, *marks[:1] * more])
                     if not longer.endswith(REPLACEMENT):
-                        return str(longer[:-1])
+                        return longer[:-1]
         return text
+
+    @cached_property
+    def _continuations(self) -> tuple[tuple[str, ...], ...]:
+        """How bytes are written that go on from half a character; nothing where no token is half of one."""
+        return tuple(marks for marks in _CONTINUATIONS if self._spelled(marks[:1]) == REPLACEMENT)
+
+    def _spelled(self, pieces: Sequence[str]) -> str:
+        """The text of some tokens as they stand in the vocabulary, or of such as could."""
+        try:
+            return str(self._wrapper.convert_tokens_to_string(list(pieces)))
+        except (AttributeError, LookupError, NotImplementedError, TypeError):  # tokenizers in Python need not have it
+            return ""
 
     def piece(self, token: int) -> str | None:
         """A token as it stands in the vocabulary; None for an id that is none, as in holes and in a padded head."""
         try:
             piece = self._wrapper.convert_ids_to_tokens(token)
-        except (IndexError, KeyError, ValueError):  # tokenizers in Python have no common answer
+        except (LookupError, ValueError, AssertionError):  # tokenizers in Python have no common answer
             return None
         return None if piece is None else str(piece)
 
@@ -174,7 +186,11 @@ class Tokenizer:
 
     @cached_property
     def _reads_bytes(self) -> bool:
-        return bool(self._wrapper.convert_tokens_to_string(["<0x80>"]) == REPLACEMENT)
+        return self._spelled(["<0x80>"]) == REPLACEMENT
+
+    @property
+    def _is_fast(self) -> bool:
+        return bool(getattr(self._wrapper, "is_fast", False))
 
     @cached_property
     def cleans(self) -> bool:
@@ -207,7 +223,7 @@ def _defaults(folder: Path) -> Mapping[str, Any]:
     """What mlx-lm says of a family's tokenizers, for checkpoints that do not."""
     try:
         model_class, _ = _get_classes(load_config(folder))
-    except (OSError, KeyError, ValueError, AttributeError, ImportError, SystemExit):
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, ImportError, SystemExit):
         return {}
     return getattr(sys.modules[model_class.__module__], "TOKENIZER_DEFAULTS", None) or {}
 

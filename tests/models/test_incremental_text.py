@@ -99,7 +99,9 @@ def half(tokenizer: Tokenizer, tokens: list[int]) -> int:
         decoder.decode(data)
     except UnicodeDecodeError:
         return 0
-    return len(decoder.getstate()[0])
+    begun = decoder.getstate()[0]
+    # Python waits for the third byte of a surrogate, too, which is no character.
+    return 0 if begun[:1] == b"\xed" and begun[1:2] >= b"\xa0" else len(begun)
 
 
 def right_text(tokenizer: Tokenizer, prompt: list[int], answer: list[int]) -> str:
