@@ -1,4 +1,4 @@
-"""Tokenizers of every kind that models bring, trained on a few lines, with special tokens and holes in their ids."""
+"""Tokenizers of every kind that models bring, made of a few lines, with special tokens and holes in their ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ LINES = [
     "the the the a a, no. NUL and one �: x = y + 2;  {'a': [1, 2]}\r\n\n\n",
 ]
 SPECIAL = ["<unk>", "<s>", "</s>", "<|user|>"]
-QUIET: dict[str, Any] = {"show_progress": False}
 CHAT = "{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}assistant:"
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 LLAMA = decoders.Sequence(
@@ -36,8 +35,8 @@ TEKKEN = pre_tokenizers.Sequence(
 )
 
 
-def trained(raw: RawTokenizer, trainer: Any) -> None:
-    raw.train_from_iterator(LINES * 3, trainer)
+WORDS = sorted({word for line in LINES for word in line.split()})
+CHARACTERS = sorted({c for line in LINES for c in line if c != " "})
 
 
 def byte_level(decoder: Any, pre: Any = None) -> RawTokenizer:
@@ -45,70 +44,85 @@ def byte_level(decoder: Any, pre: Any = None) -> RawTokenizer:
     raw = RawTokenizer(models.BPE())
     raw.pre_tokenizer = pre or pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trained(raw, trainers.BpeTrainer(vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, **QUIET))
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(LINES * 3, trainer)
     if decoder is not None:
         raw.decoder = decoder
     return raw
 
 
+def numbered(pieces: list[str]) -> dict[str, int]:
+    """A vocabulary in the order of its pieces, behind the special tokens."""
+    return {piece: at for at, piece in enumerate(dict.fromkeys([*SPECIAL, *pieces]))}
+
+
+def grown(words: list[tuple[str, ...]]) -> list[tuple[str, str]]:
+    """The merges that put words together from their beginnings on."""
+    merges = [("".join(word[:n]), word[n]) for word in words for n in range(1, len(word))]
+    return list(dict.fromkeys(merges))
+
+
+def bpe(characters: list[str], words: list[tuple[str, ...]], **settings: Any) -> RawTokenizer:
+    """BPE with every second word."""
+    merges = grown(words[::2])
+    vocab = numbered([*characters, *("".join(pair) for pair in merges)])
+    raw = RawTokenizer(models.BPE(vocab, merges, unk_token="<unk>", **settings))
+    raw.add_special_tokens(SPECIAL)
+    return raw
+
+
 def sentencepiece(decoder: Any, prepend: bool) -> RawTokenizer:
-    """BPE over characters with bytes for what it does not know."""
-    raw = RawTokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    """BPE over characters with bytes for what it does not know: all that is not Latin."""
+    known = [c for c in CHARACTERS if c < "\u0370" and c != "\n"]
+    words = [tuple("▁" + word) for word in WORDS if set(word) <= set(known)]
+    raw = bpe([*BYTES, "▁", "\ufffd", *known], words, byte_fallback=True, fuse_unk=True)
     replace = normalizers.Replace(" ", "▁")
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), replace]) if prepend else replace
-    words = trainers.BpeTrainer(vocab_size=400, special_tokens=[*SPECIAL, *BYTES], limit_alphabet=60, **QUIET)
-    # Trained a word at a time, as SentencePiece does; the tokenizer itself splits nothing.
-    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    trained(raw, words)
-    rules = json.loads(raw.to_str())
-    rules["pre_tokenizer"] = None
-    rules["added_tokens"] = rules["added_tokens"][: len(SPECIAL)]
-    raw = RawTokenizer.from_str(json.dumps(rules))
-    raw.decoder = decoder
+    if decoder is not None:
+        raw.decoder = decoder
     return raw
 
 
-def unigram(scheme: str) -> RawTokenizer:
+def unigram(scheme: Any, pieces: tuple[str, ...] = ()) -> RawTokenizer:
     """Unigram with Metaspace, as of T5 and XGLM."""
-    raw = RawTokenizer(models.Unigram())
+    words = ["▁" + word for word in WORDS[::2]]
+    vocab = [(piece, -4.0 * (len(piece) < 2)) for piece in numbered(["▁", *CHARACTERS, *words, *pieces])]
+    raw = RawTokenizer(models.Unigram(vocab, 0, byte_fallback=bool(pieces)))
     raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     raw.decoder = decoders.Metaspace(prepend_scheme=scheme)
-    trained(raw, trainers.UnigramTrainer(vocab_size=250, special_tokens=SPECIAL, unk_token="<unk>", **QUIET))
-    return raw
-
-
-def unigram_bytes() -> RawTokenizer:
-    """Unigram with bytes for what it does not know."""
-    rules = json.loads(unigram("always").to_str())
-    rules["model"] |= {"byte_fallback": True, "vocab": rules["model"]["vocab"] + [[piece, -9.0] for piece in BYTES]}
-    raw = RawTokenizer.from_str(json.dumps(rules))
-    raw.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    if pieces:
+        raw.decoder = decoders.Sequence([decoders.ByteFallback(), raw.decoder])
+    raw.add_special_tokens(SPECIAL)
     return raw
 
 
 def word_piece() -> RawTokenizer:
     """Words, and "##" for what goes on, as of BERT."""
-    raw = RawTokenizer(models.WordPiece(unk_token="<unk>"))
+    vocab = numbered([*CHARACTERS, *("##" + c for c in CHARACTERS), *WORDS[::2], "##s", "##ing"])
+    raw = RawTokenizer(models.WordPiece(vocab, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.decoder = decoders.WordPiece(cleanup=True)
-    trained(raw, trainers.WordPieceTrainer(vocab_size=300, special_tokens=SPECIAL, **QUIET))
+    raw.add_special_tokens(SPECIAL)
     return raw
 
 
 def word_level() -> RawTokenizer:
     """Whole words without a decoder, which are joined by spaces."""
-    raw = RawTokenizer(models.WordLevel(unk_token="<unk>"))
+    raw = RawTokenizer(models.WordLevel(numbered([*WORDS, *CHARACTERS]), "<unk>"))
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trained(raw, trainers.WordLevelTrainer(special_tokens=SPECIAL, **QUIET))
+    raw.add_special_tokens(SPECIAL)
     return raw
 
 
 def suffixes() -> RawTokenizer:
     """BPE that marks the ends of words, as of the first GPT."""
-    raw = RawTokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    ends = [c + "</w>" for c in CHARACTERS]
+    words = [(*word[:-1], word[-1] + "</w>") for word in WORDS]
+    raw = bpe([*CHARACTERS, *ends], words, end_of_word_suffix="</w>")
     raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     raw.decoder = decoders.BPEDecoder(suffix="</w>")
-    trained(raw, trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, end_of_word_suffix="</w>", **QUIET))
     return raw
 
 
@@ -130,7 +144,7 @@ KINDS: dict[str, Callable[[], RawTokenizer]] = {
     "unigram": lambda: unigram("always"),
     "unigram first": lambda: unigram("first"),
     "unigram never": lambda: unigram("never"),
-    "unigram bytes": unigram_bytes,
+    "unigram bytes": lambda: unigram("always", tuple(BYTES)),
     "unigram cleaned": lambda: unigram("always"),
     "word piece": word_piece,
     "word piece cleaned": word_piece,

@@ -142,7 +142,7 @@ class Tokenizer:
         """The text of some tokens, special ones included; ids that no token has are left out."""
         if not self._is_fast:
             tokens = [token for token in tokens if self.piece(token) is not None]
-        return str(self._wrapper.decode(list(tokens)))
+        return str(self._wrapper.decode(list(tokens))) if tokens else ""
 
     def decode_whole(self, tokens: Sequence[int]) -> str:
         """As `decode`, less half a character at the end: bytes that others could still make one of."""
