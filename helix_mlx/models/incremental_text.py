@@ -37,10 +37,10 @@ class IncrementalText:
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._window = _context(tokenizer, prompt)
+        self._window, self._run = _context(tokenizer, prompt)
         # How many characters of the window's text have been handed on; the prompt's have, in a manner of speaking.
         self._read = len(tokenizer.decode(self._window))
-        self._run = 0
+        self._look = self._run + max(1, self._run // CONTEXT)
         self._held = ""
         self._shown: list[str] = []
         self.stopped = False
@@ -60,9 +60,10 @@ class IncrementalText:
         self._window.append(token)
         in_run = self._tokenizer.is_byte(piece)
         self._run = self._run + 1 if in_run else 0
-        # Of a long run only lengths of a power of two are looked at: each byte is decoded a few times, not each time.
-        if in_run and not (self._stop and (self._run <= CONTEXT or self._run.bit_count() == 1)):
+        if in_run and not (self._stop and self._run >= self._look):
             return ""
+        # In a run a stop text is looked for after each token, later after each eighth of the run: eight ids a token.
+        self._look = self._run + max(1, self._run // CONTEXT)
         text = self._tokenizer.decode(self._window)
         final = self._read if in_run else max(self._read, len(text) - self._unsettled(text))
         shown = self._show(text[self._read : final], text[final:])
@@ -113,17 +114,18 @@ class IncrementalText:
         return shown
 
 
-def _context(tokenizer: Tokenizer, prompt: Sequence[int]) -> list[int]:
-    """The last few tokens of a prompt, with the whole of a run of byte tokens at its end."""
+def _context(tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[list[int], int]:
+    """The last few tokens of a prompt, with the whole of a run of byte tokens at its end; and the run's length."""
     kept: list[int] = []
-    in_run = True
+    run, in_run = 0, True
     for token in reversed(prompt):
         if len(kept) >= CONTEXT and not in_run:
             break
         if (piece := tokenizer.piece(token)) is not None:
             kept.append(token)
             in_run = in_run and tokenizer.is_byte(piece)
-    return kept[::-1]
+            run += in_run
+    return kept[::-1], run
 
 
 def _overlap(text: str, stop: str) -> int:
