@@ -33,7 +33,6 @@ from mlx_lm.sample_utils import make_sampler
 from helix_mlx.bench.models import pair_of, random_llama
 from helix_mlx.bench.report import Asked, Spread, show_all, table, write_json
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.answer import Answer
 from helix_mlx.engine.drafting import Drafting, estimated_ladder
 from helix_mlx.engine.memory import allocate_pool
 from helix_mlx.engine.runner import Runner
@@ -41,6 +40,7 @@ from helix_mlx.engine.scheduler import Limits, Scheduler
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.engine.step import Models
 from helix_mlx.kernels import cpu_attention
+from helix_mlx.models.incremental_text import IncrementalText
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import PagePool
@@ -91,18 +91,15 @@ class Filling:
 
 
 class Silent:
-    """Makes no text of tokens."""
+    """A tokenizer that makes no text of tokens."""
 
-    last_segment = ""
-
-    def reset(self) -> None:
-        """Nothing to forget."""
-
-    def add_token(self, token: int) -> None:
+    def decode(self, tokens: list[int]) -> str:
         """Nothing to say."""
+        return ""
 
-    def finalize(self) -> None:
-        """Nothing is left."""
+    def piece(self, token: int) -> str | None:
+        """No token has a name."""
+        return None
 
 
 class Helix:
@@ -153,7 +150,7 @@ class Helix:
             max_new=most,
             seed=0,
             eos_ids=frozenset(),
-            answer=Answer(Silent(), ()),  # type: ignore[arg-type]
+            answer=IncrementalText(Silent(), (), ()),  # type: ignore[arg-type]
             table=BlockTable(self._pool.allocator),
             pages_most=-(-most // PAGE),
         )

@@ -56,9 +56,10 @@ def read_prompt(argument: str | None) -> str:
         text = sys.stdin.read().removesuffix("\n") if argument in (None, "-") else str(argument)
     except UnicodeDecodeError:
         raise not_utf8() from None
+    text = checked_text(text)
     if not text.strip():
         raise PromptError("the prompt is empty; give some text")
-    return checked_text(text)
+    return text
 
 
 def _messages(text: str, options: Options) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from helix_mlx.errors import PromptError
 
 
 def checked_text(text: str) -> str:
-    """The same text.
+    """The same text, less a byte order mark, which editors and shells put before it.
 
     Raises:
         PromptError: it holds bytes that were no UTF-8, which Python hands on as lone surrogates.
@@ -15,7 +15,7 @@ def checked_text(text: str) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise not_utf8() from None
-    return text
+    return text.removeprefix("\ufeff")
 
 
 def not_utf8() -> PromptError:

@@ -95,5 +95,5 @@ class Conversation:
         if last is not None and last.emitted and last.tokens[-1] in last.eos_ids:
             so_far = self._last_prompt + last.answer.text
             if prompt.startswith(so_far):
-                return last.tokens[:-1] + self._core.encode_rendered(prompt[len(so_far) :])
+                return last.tokens[:-1] + self._core.encode_continued(prompt[len(so_far) :])
         return self._core.encode_rendered(prompt)

@@ -15,7 +15,6 @@ from typing import Any
 import mlx.core as mx
 
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.answer import Answer
 from helix_mlx.engine.calibrate import Progress, measure
 from helix_mlx.engine.drafting import Drafting, estimated_ladder
 from helix_mlx.engine.failsafe import Failsafe
@@ -31,6 +30,7 @@ from helix_mlx.errors import PromptError
 from helix_mlx.kernels import cpu_attention
 from helix_mlx.kernels.cpu_library import Notice
 from helix_mlx.kernels.device import chip_name
+from helix_mlx.models.incremental_text import IncrementalText
 from helix_mlx.models.loader import evaluate_all
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.shared_vocabulary import SharedVocabulary
@@ -199,9 +199,14 @@ class Core:
             return self.pair.tokenizer.render_chat(messages)
 
     def encode_rendered(self, text: str) -> list[int]:
-        """The tokens of a text, or the rest of one, that the template has made; any thread may ask."""
+        """The tokens of a text that the template has made; any thread may ask."""
         with self._encoding:
             return self.pair.tokenizer.encode_rendered(text)
+
+    def encode_continued(self, text: str) -> list[int]:
+        """The tokens of the rest of a text that the template has made; any thread may ask."""
+        with self._encoding:
+            return self.pair.tokenizer.encode_continued(text)
 
     def pages_needed(self, tokens: Seq[int], params: SamplingParams) -> int:
         """Pages that a request may come to hold.
@@ -253,7 +258,7 @@ class Core:
             max_new=min(params.max_tokens, self.config.max_context - len(tokens)),
             seed=fold_seed(secrets.randbits(64) if params.seed is None else params.seed),
             eos_ids=self.pair.tokenizer.eos_ids,
-            answer=Answer(self.pair.tokenizer.detokenizer(), params.stop),
+            answer=IncrementalText(self.pair.tokenizer, tokens, params.stop),
             table=BlockTable(self.pool.allocator),
             pages_most=pages_most,
             draft_tokens=draft_tokens,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from helix_mlx.engine.answer import Answer
+from helix_mlx.models.incremental_text import IncrementalText
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.paged_cache import PagedKV
 from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk, FinishReason, SamplingParams, Stats
@@ -45,7 +45,7 @@ class Sequence:
     max_new: int
     seed: int
     eos_ids: frozenset[int]
-    answer: Answer
+    answer: IncrementalText
     table: BlockTable
     pages_most: int
     draft_tokens: int | None = 0

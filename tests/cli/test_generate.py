@@ -23,6 +23,14 @@ def test_standard_input_is_the_prompt(engine: FakeEngine, run: Run) -> None:
     assert run("generate", "-", text="three").stdout == "You said three\n"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(engine: FakeEngine, run: Run) -> None:
+    assert run("generate", text="\ufeffone\n").stdout == "You said one\n"
+    assert run("generate", "\ufeffone").stdout == "You said one\n"
+    assert run("chat", text="\ufeffone\n").stdout == "You said one\n"
+    empty = run("generate", "--raw", text="\ufeff\n")
+    assert (empty.exit_code, engine.talk.asked[3:]) == (2, [])
+
+
 def test_the_chat_template_is_used_unless_raw(engine: FakeEngine, run: Run) -> None:
     run("generate", "hello", "--system", "Be brief.")
     run("generate", "hello", "--raw")

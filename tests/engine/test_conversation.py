@@ -16,6 +16,7 @@ from helix_mlx.engine.engine import Engine
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import SamplingParams, Stats
 from tests.support import byte_tokenizer, plain, random_pair
+from tests.tokenizer_kinds import LINES, tokenizer_of
 
 PARAMS = SamplingParams(max_tokens=30)
 
@@ -58,6 +59,29 @@ def test_turns_say_what_a_fresh_reading_says_and_prefill_only_what_is_new(pair: 
             messages.append({"role": "assistant", "content": answer})
         assert engine.memory().pages_used == 0
         assert engine.memory().pages_cached > 0
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "llama", "gemma", "unigram"])
+def test_what_was_shown_is_what_the_next_turn_reads(kind: str) -> None:
+    """The tokens of an answer and those of the turn behind it decode to the conversation's text."""
+    tokenizer = tokenizer_of(kind)
+    said, end = tokenizer.encode_rendered(LINES[0])[:12], tokenizer.vocab["</s>"]
+    with Engine(replace(random_pair(draft=None, vocab_size=512), tokenizer=tokenizer)) as engine:
+        conversation = engine.conversation()
+        messages = [{"role": "user", "content": "It"}]
+        conversation.stream(messages, max_tokens=50).close()
+        last = conversation._last
+        assert last is not None
+        for token in (*said, end):
+            last.accept([token], 0)
+        last.finish_text()
+        messages += [{"role": "assistant", "content": last.answer.text}, {"role": "user", "content": "one"}]
+        conversation.stream(messages, max_tokens=50).close()
+        following = conversation._last
+        assert following is not None
+        assert following.tokens[: len(last.tokens) - 1] == last.tokens[:-1]
+        whole, rendered = tokenizer.decode(following.tokens), tokenizer.render_chat(messages)
+        assert whole.lstrip() == rendered
 
 
 def test_a_conversation_that_turns_elsewhere(pair: Pair) -> None:
