@@ -97,7 +97,16 @@ class FakeEngine:
         return self.talk
 
     def memory(self) -> MemoryReport:
-        return MemoryReport(pages_total=64, pages_used=3, pages_cached=5, bytes=2_000_000, waste=0.25)
+        return MemoryReport(
+            pages_total=64,
+            pages_used=3,
+            pages_cached=5,
+            bytes=2_000_000,
+            budget=8_000_000,
+            waste=0.25,
+            context=2048,
+            context_made_for=4096,
+        )
 
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams, **extra: Any) -> Iterator[Chunk]:
         return self.talk.stream(messages, params, **extra)
