@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from helix_mlx.errors import SettingsError
+from helix_mlx.errors import SettingsError, did_you_mean
 
 FinishReason = Literal["stop", "length", "cancelled"]
 VERIFICATIONS = ("greedy", "token", "block", "coupled")
@@ -166,7 +166,7 @@ def _is_number(value: object) -> bool:
 
 def _require_known(name: str, known: list[str]) -> None:
     if name not in known:
-        raise SettingsError(f"there is no setting {name}; there are {', '.join(known)}")
+        raise SettingsError(f"there is no setting {name}{did_you_mean(name, known)}; there are {', '.join(known)}")
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

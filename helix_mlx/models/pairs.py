@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helix_mlx.errors import SettingsError
+from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import check_files, read_manifest
 from helix_mlx.toml import read_toml
@@ -56,7 +56,10 @@ def named_pair(name: str) -> NamedPair:
     folder = converted_folder(name)
     if folder is None:
         names = [*pairs, *(each.name for each in converted_folders())]
-        raise SettingsError(f"there is no pair named {name}; the pairs are {', '.join(names)} (or use --target)")
+        raise SettingsError(
+            f"there is no pair named {name}{did_you_mean(name, names)}; "
+            f"the pairs are {', '.join(names)} (or use --target)"
+        )
     return converted_pair(name, folder)
 
 
@@ -78,7 +81,7 @@ def converted_folder(name: str) -> Path | None:
     """The folder of a converted pair, by its name or its path; None where there is none."""
     plain = name and "/" not in name and "\\" not in name and not name.startswith(".")
     for folder in (pairs_folder() / name if plain else None, Path(os.path.expanduser(name))):
-        if folder is not None and (folder / MANIFEST).is_file():
+        if folder is not None and os.path.isfile(folder / MANIFEST):  # Path's own raises where a name is too long
             return folder
     return None
 

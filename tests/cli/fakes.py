@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helix_mlx.config import EngineConfig
@@ -86,6 +86,7 @@ class FakeEngine:
         self.has_draft = has_draft
         self.config = config or EngineConfig()
         self.talk = FakeTalk()
+        self.options: Mapping[str, Any] = {}
 
     def __enter__(self) -> FakeEngine:
         return self

@@ -239,7 +239,7 @@ def test_what_is_refused(pair: Pair) -> None:
         ("a", {"stop": (1,)}, "stop is"),
         ("a", {"stop": ""}, "stop is"),
         ("a", {"max_tokens": 0}, "max-tokens is 0"),
-        ("a", {"top_q": 0.5}, "there is no setting top_q; there are max_tokens"),
+        ("a", {"top_q": 0.5}, r"there is no setting top_q \(did you mean top_p\?\); there are max_tokens"),
         ("a", {"draft_tokens": 2.5}, "draft-tokens is 2.5"),
         ("a", {"params": SamplingParams(), "top_p": 0.5}, "give either one SamplingParams or single settings"),
         (["a", "b"], {"params": [SamplingParams()]}, "1 params for 2 prompts"),
