@@ -38,7 +38,7 @@ class ClosedError(HelixError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """What to say behind a word that is unknown: the known one that it is most like, or nothing where it is like none."""
+    """What to say behind an unknown word: the known one that it is most like, or nothing where it is like none."""
     by_small = {each.lower(): each for each in known}
     found = get_close_matches(word.lower(), by_small, n=1)
     return f" (did you mean {by_small[found[0]]}?)" if found else ""

@@ -46,11 +46,10 @@ def test_what_is_no_such_number_is_refused_in_one_line(home: type, name: str, va
 def test_a_number_beyond_all_bounds_is_refused_or_kept_as_it_is(home: type, name: str, value: Any) -> None:
     try:
         found = made(home, name, value)
-    except SettingsError as error:
-        assert "\n" not in str(error)
-    else:
-        assert found == pytest.approx(value, rel=1e-12)
-        assert math.isfinite(found)
+    except SettingsError:
+        return
+    assert found == pytest.approx(value, rel=1e-12)
+    assert math.isfinite(found)
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint8])
@@ -63,11 +62,11 @@ def test_numpys_whole_numbers_are_numbers(home: type, name: str, kind: Any) -> N
 
 
 def test_what_was_given_can_be_written_as_json() -> None:
-    params = SamplingParams(max_tokens=np.int64(3), temperature=np.float32(0.5), top_p=np.float64(0.25))  # type: ignore[arg-type]
+    params = SamplingParams(max_tokens=np.int64(3), temperature=np.float32(0.5), top_p=np.float64(0.25))
     assert json.loads(json.dumps(asdict(params)))["temperature"] == 0.5
-    request = Request("a", priority=np.int8(-3), n=np.int64(2), draft_tokens=np.int64(4))  # type: ignore[arg-type]
+    request = Request("a", priority=np.int8(-3), n=np.int64(2), draft_tokens=np.int64(4))
     assert [type(number) for number in (request.priority, request.n, request.draft_tokens)] == [int, int, int]
-    assert type(check_draft_tokens(np.int64(4))) is int  # type: ignore[arg-type]
+    assert type(check_draft_tokens(np.int64(4))) is int
 
 
 @pytest.mark.parametrize("name", ["priority", "n", "draft_tokens"])

@@ -9,8 +9,8 @@ from pathlib import Path
 from helix_mlx.cli.interrupt import ctrl_c_as_exception
 from helix_mlx.cli.terminal import Terminal
 from helix_mlx.cli.text import checked_text, not_utf8
-from helix_mlx.errors import PromptError
 from helix_mlx.cli.transcript import write_beside
+from helix_mlx.errors import PromptError
 
 LINES_KEPT = 1000
 

@@ -17,6 +17,7 @@ from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.request import Request, SamplingParams
 from tests.support import pool_addresses, prompt, random_pair
 
+
 @pytest.fixture(scope="module")
 def pair() -> Pair:
     return random_pair()
@@ -127,5 +128,5 @@ def test_more_memory_than_there_is_is_refused_with_the_numbers(pair: Pair, kv_me
 def test_memory_that_cannot_be_spared_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody says how much, and the weights leave nothing."""
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 1000})
-    with pytest.raises(MemoryBudgetError, match="0 bytes of KV memory hold no page .* raise --kv-memory"):
+    with pytest.raises(MemoryBudgetError, match=r"0 bytes of KV memory hold no page .* raise --kv-memory"):
         Engine(pair, EngineConfig())
