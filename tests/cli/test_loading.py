@@ -85,3 +85,11 @@ def test_it_is_a_module_to_run() -> None:
     words = [sys.executable, "-m", "helix_mlx", "--version"]
     ended = subprocess.run(words, capture_output=True, text=True, check=True)
     assert ended.stdout.startswith("helix-mlx, version ")
+
+
+@pytest.mark.parametrize("size", ["500TB", "1e30"])
+def test_more_memory_than_there_is_is_one_line(run: Run, size: str) -> None:
+    result = run("generate", "hi", "--calibrate", "off", "--kv-memory", size)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "but this machine has" in result.stderr
+    assert result.stderr.count("\n") == 1
