@@ -14,6 +14,7 @@ import click
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine, load
+from helix_mlx.engine.memory import DEFAULT_CONTEXT
 from helix_mlx.paging.page_pool import PagePool
 
 
@@ -44,8 +45,13 @@ def main(pair: str, pages: tuple[int, ...], page_size: int, repeats: int, lookah
     per_page = PagePool.bytes_per_page(models, page_size)
     engines = []
     for count in pages:
-        config = EngineConfig(page_size=page_size, kv_memory=(count + 1) * per_page, lookahead=lookahead)
+        context = min(count * page_size, loaded.target.max_context or DEFAULT_CONTEXT)
+        memory = (count + 1) * per_page
+        config = EngineConfig(page_size=page_size, kv_memory=memory, max_context=context, lookahead=lookahead)
         engines.append(Engine(loaded, config))
+        pool = engines[-1]._core.pool
+        if pool.allocator.pages_total < count:
+            pool.grow(count - pool.allocator.pages_total)
     times: list[list[float]] = [[] for _ in engines]
     for _ in range(repeats):
         for engine, row in zip(engines, times, strict=True):

@@ -116,12 +116,15 @@ class Helix:
         most = context + steps + 2 * PAGE
         per_page = PagePool.bytes_per_page([pair.target.layers], PAGE)
         memory = (batch * (most // PAGE + 2) + 1) * per_page
-        self._pool, config = allocate_pool(pair, EngineConfig(page_size=PAGE, kv_memory=memory, lookahead=lookahead))
+        asked = EngineConfig(page_size=PAGE, kv_memory=memory, max_context=most, lookahead=lookahead)
+        self._pool, config = allocate_pool(pair, asked)
+        if self._pool.pages_most > self._pool.allocator.pages_total:
+            self._pool.grow(self._pool.pages_most - self._pool.allocator.pages_total)
         if pair.kernels.library is not None and cpu_attention.install(pair.target.model):
             self._pool.direct[0] = pair.kernels.library
         limits = Limits(
             page_size=PAGE,
-            pages_total=self._pool.allocator.pages_total,
+            pages_total=self._pool.pages_most,
             max_sequences=batch,
             prefill_tokens=batch * context,
             max_rows=max(batch, config.max_rows),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from helix_mlx.errors import SettingsError
-from helix_mlx.request import DRAFTERS, check_draft_tokens
+from helix_mlx.request import DRAFTERS, check_draft_tokens, own_number
 
 CPU_KERNELS = ("auto", "on", "off")
 MAX_CPU_THREADS = 256
 DEFAULT_SEQUENCES = 16
 """Answers that run at once where nobody says how many."""
 _WHOLE = (
-    "page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk", "max_sequences", "max_rows"
+    "page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk", "max_sequences", "max_rows",
+    "cpu_threads",
 )  # fmt: skip
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS |= {"t": 10**12, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class EngineConfig:
 
     Args:
         page_size: positions in one page of KV memory.
-        kv_memory: bytes for the page pool; None takes a share of the device's recommended working set.
-        max_context: most positions of one sequence, prompt and answer; None takes the model's own limit.
+        kv_memory: most bytes for the page pool, which begins with one context and grows; None is a share of the
+            device's recommended working set.
+        max_context: most positions of one sequence, prompt and answer; None takes the model's own limit, or what
+            the memory holds.
         draft_tokens: K, the drafts a cycle; 0 is plain decoding; None chooses what pays, cycle by cycle.
         drafter: "model"; "ngram", which looks tokens up in the sequence itself and needs no draft model; "none"; or
             "auto", which chooses between them where `draft_tokens` is None too, else takes the model if there is one.
@@ -62,10 +65,12 @@ class EngineConfig:
     cpu_threads: int | None = None
 
     def __post_init__(self) -> None:
+        open_ones = {field.name for field in fields(self) if field.default is None}
         for name in _WHOLE:
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            value = own_number(name, getattr(self, name))
+            if (value is not None or name not in open_ones) and (not isinstance(value, int) or isinstance(value, bool)):
                 raise SettingsError(f"{name.replace('_', '-')} is {value!r}, but has to be a whole number")
+            object.__setattr__(self, name, value)
         if not 1 <= self.page_size <= 1024:
             raise SettingsError(f"page-size is {self.page_size}, but has to be between 1 and 1024 (16 is the default)")
         if self.kv_memory is not None and self.kv_memory < 1:
@@ -100,7 +105,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         SettingsError: the text is no such number.
     """
-    digits = text.strip().rstrip("bBkKmMgGiI").strip()
+    digits = text.strip().rstrip("bBkKmMgGtTiI").strip()
     unit = text.strip()[len(digits) :].strip().lower()
     try:
         return int(float(digits) * _UNITS[unit])

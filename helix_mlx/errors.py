@@ -5,6 +5,9 @@ The command line turns a `HelixError` into one line and exit code 2. Mistakes of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class HelixError(Exception):
     """Base of every error that a user can cause and mend."""
@@ -36,3 +39,10 @@ class MemoryBudgetError(HelixError):
 
 class ClosedError(HelixError):
     """The engine has been closed."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What to say behind an unknown word: the known one that it is most like, or nothing where it is like none."""
+    by_small = {each.lower(): each for each in known}
+    found = get_close_matches(word.lower(), by_small, n=1)
+    return f" (did you mean {by_small[found[0]]}?)" if found else ""

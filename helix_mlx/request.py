@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Literal
 
-from helix_mlx.errors import SettingsError
+from helix_mlx.errors import SettingsError, did_you_mean
 
 FinishReason = Literal["stop", "length", "cancelled"]
 VERIFICATIONS = ("greedy", "token", "block", "coupled")
 DRAFTERS = ("auto", "model", "ngram", "none")
 MAX_DRAFT_TOKENS = 7
 """Metal's vector attention takes at most 8 query rows: K drafts and the last token."""
+MAX_BITS = 1000
+"""Of a number that is looked at: more than any setting takes, and few enough for a float."""
 MAX_ANSWERS = 64
 """Answers to one prompt that a single request may ask for."""
 
@@ -46,6 +49,10 @@ class SamplingParams:
             "one text, or several, each of at least one character",
         )
         object.__setattr__(self, "stop", tuple(stop))
+        for name in ("max_tokens", "top_k", "seed"):
+            object.__setattr__(self, name, own_number(name, getattr(self, name)))
+        for name in ("temperature", "top_p", "min_p"):
+            object.__setattr__(self, name, own_number(name, getattr(self, name), real=True))
         whole, number = _is_whole, _is_number
         _require(whole(self.max_tokens) and self.max_tokens >= 1, "max-tokens", self.max_tokens, "at least 1")
         _require(
@@ -113,6 +120,8 @@ class Request:
     n: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("draft_tokens", "priority", "n"):
+            object.__setattr__(self, name, own_number(name, getattr(self, name)))
         check_draft_tokens(self.draft_tokens)
         known = self.drafter is None or self.drafter in DRAFTERS
         _require(known, "drafter", self.drafter, "one of " + ", ".join(DRAFTERS))
@@ -120,10 +129,31 @@ class Request:
         _require(_is_whole(self.n) and 1 <= self.n <= MAX_ANSWERS, "n", self.n, f"between 1 and {MAX_ANSWERS}")
 
 
-def check_draft_tokens(draft_tokens: int | None) -> None:
-    """Raise SettingsError where a draft length is out of range; None stands for "auto"."""
-    if draft_tokens is not None and draft_tokens not in range(MAX_DRAFT_TOKENS + 1):
+def check_draft_tokens(draft_tokens: int | None) -> int | None:
+    """A draft length, of whatever library its number is; None stands for "auto".
+
+    Raises:
+        SettingsError: it is out of range.
+    """
+    found = own_number("draft-tokens", draft_tokens)
+    if found is not None and not (_is_whole(found) and 0 <= found <= MAX_DRAFT_TOKENS):
         raise SettingsError(f"draft-tokens is {draft_tokens}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}")
+    return None if found is None else int(found)
+
+
+def own_number(name: str, value: Any, real: bool = False) -> Any:
+    """A number of numpy's, say, as Python's own, a float where it may be `real`; what is no number stays what it is.
+
+    Raises:
+        SettingsError: nobody could write it down.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    if isinstance(value, Integral):
+        value = int(value)
+        if value.bit_length() > MAX_BITS:
+            raise SettingsError(f"{name.replace('_', '-')} is a number of {MAX_BITS} bits and more; give a smaller one")
+    return float(value) if real or not isinstance(value, int) else value
 
 
 def _is_whole(value: object) -> bool:
@@ -136,7 +166,7 @@ def _is_number(value: object) -> bool:
 
 def _require_known(name: str, known: list[str]) -> None:
     if name not in known:
-        raise SettingsError(f"there is no setting {name}; there are {', '.join(known)}")
+        raise SettingsError(f"there is no setting {name}{did_you_mean(name, known)}; there are {', '.join(known)}")
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

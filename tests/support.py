@@ -109,6 +109,13 @@ def address(array: mx.array) -> int:
     return int(np.asarray(array).__array_interface__["data"][0])
 
 
+def grow_whole(core: Core) -> None:
+    """Let the page pool take all that it may, before anything runs."""
+    missing = core.pool.pages_most - core.pool.allocator.pages_total
+    if missing:
+        core.pool.grow(missing)
+
+
 def pool_addresses(core: Core) -> list[int]:
     """Where every array of the page pool lies."""
     return [address(a) for arrays in (core.pool.keys, core.pool.values) for layers in arrays for a in layers]

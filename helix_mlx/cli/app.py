@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from helix_mlx import __version__
+from helix_mlx.cli.group import Group
 from helix_mlx.cli.interrupt import INTERRUPTED
+from helix_mlx.cli.terminal import open_streams, silence
 from helix_mlx.errors import HelixError
 
 COMMANDS = {
@@ -26,12 +28,14 @@ COMMANDS = {
 }
 """Each command's module; the command in it has the command's name and ends in `_command`."""
 
+UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What a write to a standard stream fails with."""
 USER_ERROR = 2
 UNWRITABLE = 1
 
 
-class Program(click.Group):
-    """A click group that imports a command when it is needed, and ends every user's mistake in one line."""
+class Program(Group):
+    """A group that imports a command when it is needed, and ends every user's mistake in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the commands, in the order to show them."""
@@ -47,6 +51,7 @@ class Program(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command line and exit: 0 after success, 2 after a user's mistake, 130 after Ctrl-C."""
+        open_streams()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal may know fewer characters than a model
@@ -61,11 +66,11 @@ class Program(click.Group):
         except (click.Abort, KeyboardInterrupt):
             code = INTERRUPTED
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            if error.errno not in UNWRITTEN:
                 raise
             # Nobody reads any more, which is no mistake; or the disk is full.
             code = UNWRITABLE if error.errno == errno.EPIPE else _fail(f"cannot write: {error.strerror}")
-            _silence_stdout()
+            silence(sys.stdout)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -97,17 +102,16 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
 
 
 def _fail(message: str) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    try:
+        click.echo(f"Error: {' '.join(message.split())}", err=True)
+    except OSError:
+        silence(sys.stderr)
     return USER_ERROR
 
 
 def _with_hint(error: click.ClickException) -> str:
     message = error.format_message().rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{message}; see {context.command_path} --help" if context else message
-
-
-def _silence_stdout() -> None:
-    """Keep the interpreter from complaining, as it ends, that nobody reads its output."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    if context is None:
+        return message
+    return f"{message}{' See' if message.endswith('?') else '; see'} {context.command_path} --help"

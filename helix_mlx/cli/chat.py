@@ -13,19 +13,26 @@ from helix_mlx.cli.loading import open_engine
 from helix_mlx.cli.options import sampling_params, settings_options
 from helix_mlx.cli.repl import ChatEngine, Repl
 from helix_mlx.cli.slash import is_command, run_command
+from helix_mlx.cli.status import memory_line
 from helix_mlx.cli.terminal import BOLD, DIM, ERROR, Terminal
-from helix_mlx.errors import HelixError
+from helix_mlx.errors import HelixError, SettingsError
 
 
 @click.command("chat")
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, stats.")
 @settings_options
 @click.pass_context
-def chat_command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
-    """Talk to a pair. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
+def chat_command(ctx: click.Context, /, name: str | None, as_json: bool, **options: Any) -> None:
+    """Talk to a pair or a model. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
 
+    NAME is a pair, see `helix-mlx pairs`, or the folder or repository of a model.
     Standard input may also be a pipe: a message a line, and only the answers are printed.
     """
+    if name is not None:
+        if options["model"] is not None:
+            raise SettingsError(f"{name} and --model exclude each other; name one of them")
+        options["model"] = name
     environment = ctx.obj or {}
     terminal = Terminal.of_process(environment, options["no_color"])
     params = sampling_params(options)
@@ -48,6 +55,7 @@ def greet(engine: ChatEngine, terminal: Terminal, interactive: bool) -> None:
     )
     if interactive:
         terminal.line(terminal.paint(f"Helix {__version__}", BOLD) + terminal.paint(f" · {engine.name} · /help", DIM))
+        terminal.line(memory_line(engine.memory()), DIM)
         if engine.is_demo:
             terminal.line(demo, DIM)
     elif engine.is_demo:

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from helix_mlx.cli.distill import distill_command
-from helix_mlx.cli.pairs import human_bytes, measure_pair
+from helix_mlx.cli.group import Group
+from helix_mlx.cli.pairs import measure_pair
 from helix_mlx.cli.progress import ProgressBars
-from helix_mlx.cli.terminal import BOLD, DIM, Terminal, aligned
+from helix_mlx.cli.terminal import BOLD, DIM, Terminal, aligned, human_bytes
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import pairs_folder
 
@@ -20,7 +21,7 @@ PROMPTS, MAX_TOKENS = 2, 64
 BITS = ("2", "3", "4", "5", "6", "8")
 
 
-@click.group("convert", invoke_without_command=True, short_help="Make a pair of two checkpoints.")
+@click.group("convert", cls=Group, invoke_without_command=True, short_help="Make a pair of two checkpoints.")
 @click.option("--target", metavar="PATH|REPO", help="The large model.")
 @click.option("--draft", metavar="PATH|REPO", help="The small one, of the same vocabulary; may be left out.")
 @click.option("--out", metavar="NAME|DIR", help="A name for `--pair`, or a folder; it does not exist yet.")

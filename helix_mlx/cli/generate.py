@@ -56,6 +56,8 @@ def read_prompt(argument: str | None) -> str:
         text = sys.stdin.read().removesuffix("\n") if argument in (None, "-") else str(argument)
     except UnicodeDecodeError:
         raise not_utf8() from None
+    except OSError as error:
+        raise PromptError(f"standard input cannot be read: {error.strerror or error}; give it another") from None
     text = checked_text(text)
     if not text.strip():
         raise PromptError("the prompt is empty; give some text")

@@ -10,6 +10,7 @@ from helix_mlx.cli.interrupt import ctrl_c_as_exception
 from helix_mlx.cli.terminal import Terminal
 from helix_mlx.cli.text import checked_text, not_utf8
 from helix_mlx.cli.transcript import write_beside
+from helix_mlx.errors import PromptError
 
 LINES_KEPT = 1000
 
@@ -46,6 +47,10 @@ class Keyboard:
                 line = input(self._prompt()) if self.interactive else sys.stdin.readline()
         except UnicodeDecodeError:
             raise not_utf8() from None
+        except OSError as error:
+            if self.interactive:
+                raise  # the terminal is gone
+            raise PromptError(f"standard input cannot be read: {error.strerror or error}; give it another") from None
         if not self.interactive and not line:
             raise EOFError
         if line.strip():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from helix_mlx.cli.options import Options, engine_config
 from helix_mlx.cli.progress import ticking
 from helix_mlx.cli.terminal import Terminal
 from helix_mlx.errors import SettingsError
-from helix_mlx.models.pairs import DEMONSTRATION, named_pair, source_path
+from helix_mlx.models.pairs import DEMONSTRATION, converted_folder, named_pair, named_pairs, source_path
 
 if TYPE_CHECKING:
     from helix_mlx.engine.engine import Engine
@@ -21,29 +22,52 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
     Raises:
         HelixError: a setting is out of range, or a model cannot be loaded.
     """
-    if options["pair"] is not None and options["target"] is not None:
-        raise SettingsError("--pair and --target exclude each other; name one of them")
     config = engine_config(options)
-    name = options["target"] or options["pair"] or DEMONSTRATION
-    waiting = ticking(terminal, f"Loading {name}") if _is_here(options) else nullcontext()
-    with waiting:
+    pair, target, draft = chosen(options)
+    waiting = ticking(terminal, f"Loading {target or pair or DEMONSTRATION}")
+    with waiting if _is_here(pair, target, draft) else nullcontext():
         # Imported here, so that mistakes in the options are told before MLX is loaded.
         from helix_mlx.engine.engine import load
 
         return load(
-            options["pair"],
-            target=options["target"],
-            draft=options["draft"],
+            pair,
+            target=target,
+            draft=draft,
             config=config,
             trust_remote_code=options["trust_remote_code"],
             notice=lambda text: terminal.error_line(f"\r\x1b[K{text}" if terminal.live_errors else text),
         )
 
 
-def _is_here(options: Options) -> bool:
+def chosen(options: Options) -> tuple[str | None, str | None, str | None]:
+    """The pair, the target and the draft that the options name, each None where they do not.
+
+    A model is a pair where there is one of that name, else a target: a folder, or a repository on the hub.
+
+    Raises:
+        SettingsError: they name several things, or a pair that is none.
+    """
+    model, pair, target = (options[word] or None for word in ("model", "pair", "target"))
+    if pair is not None and target is not None:
+        raise SettingsError("--pair and --target exclude each other; name one of them")
+    if model is not None:
+        if pair is not None or target is not None:
+            raise SettingsError(f"{model} and {'--pair' if pair else '--target'} exclude each other; name one of them")
+        if is_pair(model) or not ("/" in model or os.path.isdir(os.path.expanduser(model))):
+            pair = model
+        else:
+            target = model
+    return pair, target, options["draft"]
+
+
+def is_pair(name: str) -> bool:
+    """Whether there is a pair of that name, or a converted one in that folder."""
+    return name in (named.name for named in named_pairs()) or converted_folder(name) is not None
+
+
+def _is_here(pair: str | None, target: str | None, draft: str | None) -> bool:
     """Whether nothing has to be fetched: a download shows a progress bar of its own."""
-    target, draft = options["target"], options["draft"]
     if target is None:
-        named = named_pair(options["pair"] or DEMONSTRATION)
+        named = named_pair(pair or DEMONSTRATION)
         target, draft = named.target, draft or named.draft
     return all(source_path(source) is not None for source in (target, draft) if source not in (None, "none"))

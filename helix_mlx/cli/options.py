@@ -105,7 +105,7 @@ SETTINGS = (
     Setting("drafter", EngineConfig, str, "|".join(DRAFTERS), "Who drafts."),
     Setting("calibrate", EngineConfig, switch, "on|off", "Measure what drafts cost here, once."),
     Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
-    Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Memory for keys and values, such as 2GB."),
+    Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Most memory for keys and values, such as 2GB."),
     Setting("max-context", EngineConfig, int, "N", "Most tokens of prompt and answer together."),
     Setting("max-sequences", EngineConfig, int, "N", "Answers that run at once; more wait.  [default: 16]"),
     Setting("max-rows", EngineConfig, int, "N", "Rows of one decoding pass, all answers together."),
@@ -123,6 +123,7 @@ SETTINGS = (
 )
 
 _OTHERS = (
+    click.option("--model", "-m", metavar="NAME", help="A pair by its name, or a model: a folder or a repository."),
     click.option("--pair", metavar="NAME", help="A named pair, see `helix-mlx pairs`.  [default: tiny]"),
     click.option("--target", metavar="PATH|REPO", help="A target of your own, instead of a named pair."),
     click.option("--draft", metavar="PATH|REPO|none", help="A draft for it, of the same vocabulary."),

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
+from helix_mlx.cli.group import Group
 from helix_mlx.cli.progress import ProgressBar
-from helix_mlx.cli.terminal import BOLD, DIM, Terminal, aligned
-from helix_mlx.errors import PairError, SettingsError
+from helix_mlx.cli.terminal import BOLD, DIM, Terminal, aligned, human_bytes
+from helix_mlx.errors import PairError, SettingsError, did_you_mean
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import read_manifest, verify_files
 from helix_mlx.models.pairs import (
@@ -26,7 +27,7 @@ from helix_mlx.models.pairs import (
 )
 
 
-@click.group("pairs", invoke_without_command=True, short_help="List, fetch, check and remove pairs.")
+@click.group("pairs", cls=Group, invoke_without_command=True, short_help="List, fetch, check and remove pairs.")
 @click.option("--fetch", metavar="NAME", help="Fetch a pair now, instead of when it is first used.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 @click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set.")
@@ -157,7 +158,8 @@ def all_pairs(terminal: Terminal) -> list[NamedPair]:
 def _converted(name: str) -> Path:
     folder = converted_folder(name)
     if folder is None:
-        raise SettingsError(f"there is no converted pair {name}; `helix-mlx pairs` lists what there is")
+        meant = did_you_mean(name, [each.name for each in converted_folders()])
+        raise SettingsError(f"there is no converted pair {name}{meant}; `helix-mlx pairs` lists what there is")
     return folder
 
 
@@ -171,13 +173,6 @@ def fetch_command(pair: NamedPair) -> str:
 def is_on_disk(pair: NamedPair) -> bool:
     """Whether nothing of a pair has to be fetched."""
     return all(source_path(source) is not None for source in (pair.target, pair.draft) if source != "none")
-
-
-def human_bytes(count: int) -> str:
-    """A number of bytes for people, in powers of ten as disks are sold."""
-    if count >= 10**9:
-        return f"{count / 10**9:.1f} GB"
-    return f"{count / 10**6:.1f} MB" if count < 10**7 else f"{count / 10**6:.0f} MB"
 
 
 def _to_json(pair: NamedPair) -> dict[str, Any]:

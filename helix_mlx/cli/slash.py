@@ -9,10 +9,10 @@ from pathlib import Path
 
 from helix_mlx.cli.options import SETTINGS, Setting, draft_length
 from helix_mlx.cli.repl import Repl
-from helix_mlx.cli.status import stats_lines
+from helix_mlx.cli.status import memory_line, stats_lines
 from helix_mlx.cli.terminal import DIM
 from helix_mlx.cli.transcript import save_transcript
-from helix_mlx.errors import SettingsError
+from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.request import SamplingParams
 
 _FORM = re.compile(r"/([A-Za-z?]*!?)(?:\s+(.*))?$", re.DOTALL)
@@ -48,7 +48,8 @@ def run_command(repl: Repl, line: str) -> bool:
     assert form is not None
     name, rest = form.group(1), (form.group(2) or "").strip()
     if name not in COMMANDS:
-        raise SettingsError(f"there is no /{name}; there are {' '.join('/' + known for known in COMMANDS)}")
+        words = ["/" + known for known in COMMANDS]
+        raise SettingsError(f"there is no /{name}{did_you_mean('/' + name, words)}; there are {' '.join(words)}")
     return COMMANDS[name].run(repl, rest)
 
 
@@ -94,7 +95,7 @@ def _set(repl: Repl, rest: str) -> bool:
         return _draft(repl, value.strip())
     by_word = {setting.word: setting for setting in SETTINGS}
     if word not in by_word:
-        raise SettingsError(f"there is no setting {word}; there are {', '.join(by_word)}")
+        raise SettingsError(f"there is no setting {word}{did_you_mean(word, by_word)}; there are {', '.join(by_word)}")
     setting = by_word[word]
     if setting.home is not SamplingParams:
         raise SettingsError(f"{word} is fixed while a pair is loaded; start the chat with --{word}")
@@ -112,7 +113,7 @@ def _stats(repl: Repl, rest: str) -> bool:
     memory = repl.engine.memory()
     return _note(
         repl,
-        f"KV memory {memory.bytes / 10**6:.0f} MB, {memory.pages_used} of {memory.pages_total} pages in use, "
+        f"{memory_line(memory)}; {memory.pages_used} of {memory.pages_total} pages in use, "
         f"{memory.pages_cached} kept for what begins alike, "
         f"{memory.waste:.0%} of their positions empty",
     )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from helix_mlx.cli.terminal import human_bytes
 from helix_mlx.request import Chunk, Stats
+
+if TYPE_CHECKING:
+    from helix_mlx.engine.memory import MemoryReport
 
 
 def status_line(last: Chunk) -> str:
@@ -20,6 +26,15 @@ def status_line(last: Chunk) -> str:
     if last.finish_reason == "cancelled":
         parts.append("stopped")
     return " · ".join(parts)
+
+
+def memory_line(memory: MemoryReport) -> str:
+    """How long a conversation may become, and the memory that it takes: now, and at most."""
+    context = f"context {memory.context:,}"
+    if memory.context < memory.context_made_for:
+        context += f" of the model's {memory.context_made_for:,}"
+    taken = f"KV memory {human_bytes(memory.bytes)}"
+    return f"{context} · {taken}" + (f", up to {human_bytes(memory.budget)}" if memory.bytes < memory.budget else "")
 
 
 def stats_lines(stats: Stats) -> list[str]:

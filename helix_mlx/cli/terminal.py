@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -15,6 +17,35 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """The rows of a table as lines, their columns under each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def human_bytes(count: int) -> str:
+    """A number of bytes for people, in powers of ten as disks are sold."""
+    if count >= 10**9:
+        return f"{count / 10**9:.1f} GB"
+    return f"{count / 10**6:.1f} MB" if count < 10**7 else f"{count / 10**6:.0f} MB"
+
+
+def open_streams() -> None:
+    """Give a process without standard streams, as after `>&-`, ones that lead nowhere.
+
+    Else the next file that is opened would have the number of one, and what is written there would end up in it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)  # the compiler of the kernels had better have one, too
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that nobody reads any more lead nowhere: the interpreter complains about it as it ends."""
+    with suppress(OSError, ValueError):  # one in memory has no number
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, stream.fileno())
+        finally:
+            os.close(nowhere)
 
 
 @dataclass(frozen=True)
@@ -52,6 +83,9 @@ class Terminal:
         self.write(self.paint(text, code) + "\n" if code else text + "\n")
 
     def error_line(self, text: str) -> None:
-        """Write a line to standard error."""
-        self.err.write(text + "\n")
-        self.err.flush()
+        """Write a line to standard error, if anybody reads it: an answer does not end for that."""
+        try:
+            self.err.write(text + "\n")
+            self.err.flush()
+        except BrokenPipeError:
+            silence(self.err)

@@ -81,7 +81,7 @@ class Core:
         self.scheduler: Scheduler[Sequence] = Scheduler(
             Limits(
                 page_size=config.page_size,
-                pages_total=self.pool.allocator.pages_total,
+                pages_total=self.pool.pages_most,
                 max_sequences=config.max_sequences,
                 prefill_tokens=config.prefill_chunk,
                 max_rows=config.max_rows,
@@ -244,7 +244,7 @@ class Core:
             HelixError: as `pages_needed`; or a setting is out of range.
         """
         pages_most = self.pages_needed(tokens, params)
-        check_draft_tokens(draft_tokens)
+        draft_tokens = check_draft_tokens(draft_tokens)
         draft_tokens = self.config.draft_tokens if draft_tokens is None else draft_tokens
         drafter = self._drafter(drafter, draft_tokens)
         if drafter == "none":

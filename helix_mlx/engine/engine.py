@@ -156,8 +156,9 @@ class Engine:
         return self.ladder
 
     def memory(self) -> MemoryReport:
-        """What the page pool holds, as of the last step."""
-        return report(self._core.pool, self._core.metrics())
+        """What the page pool takes and holds, and what it may grow to, as of the last step."""
+        assert self.config.max_context is not None
+        return report(self._core.metrics(), self.pair, self.config.max_context)
 
     def metrics(self) -> Metrics:
         """What has been done since the engine was made, and what is held, as of the last step."""

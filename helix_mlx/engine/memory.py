@@ -1,8 +1,9 @@
-"""How much KV memory there is, and how much of it is held."""
+"""How much KV memory there may be, how much is taken already, and when it becomes more."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,6 +11,8 @@ import mlx.core as mx
 
 from helix_mlx.config import DEFAULT_SEQUENCES, EngineConfig
 from helix_mlx.engine.metrics import Metrics
+from helix_mlx.engine.scheduler import Scheduler, pages_to_add
+from helix_mlx.engine.sequence import Sequence
 from helix_mlx.errors import MemoryBudgetError, SettingsError
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.page_pool import PagePool
@@ -17,21 +20,30 @@ from helix_mlx.paging.page_pool import PagePool
 DEFAULT_CONTEXT = 4096
 """Where neither a model says how many positions it was made for nor the user how many to have."""
 DEFAULT_CONTEXTS = 4
-"""Whole contexts that the pool holds where the device has memory to spare and nobody says otherwise."""
+"""Whole contexts that the pool may grow to where the device has memory to spare and nobody says otherwise."""
+FIRST_CONTEXT = 32_768
+"""The pool begins with one context, up to so many positions; few conversations ever become longer."""
+LEAST_CONTEXT = 2048
+"""A context that memory alone makes shorter than this is refused: nobody would expect it."""
 
 
 @dataclass(frozen=True)
 class MemoryReport:
     """KV memory at a moment. `bytes` is what the pool takes, `waste` the share of held positions not in use.
 
-    `pages_used` are held by running answers; `pages_cached` by nobody, and taken back whenever they are wanted.
+    `pages_total` and `bytes` grow as they are wanted, up to `budget` bytes. `pages_used` are held by running answers;
+    `pages_cached` by nobody, and taken back whenever they are wanted. `context` is the most tokens of prompt and
+    answer together; `context_made_for`, of those that the model was made for.
     """
 
     pages_total: int
     pages_used: int
     pages_cached: int
     bytes: int
+    budget: int
     waste: float
+    context: int
+    context_made_for: int
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for `json.dumps`."""
@@ -41,9 +53,12 @@ class MemoryReport:
 def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineConfig]:
     """The page pool for a pair, and the configuration with `kv_memory` and `max_context` filled in.
 
+    The pool begins with the pages of one context of at most FIRST_CONTEXT positions, and may grow to `kv_memory`.
+
     Raises:
         SettingsError: the context is longer than the model was made for.
-        MemoryBudgetError: the memory does not hold one page, or not the context that was asked for.
+        MemoryBudgetError: the memory is more than the machine has; or it does not hold one page, or not the context
+            that was asked for, or too short a one where none was.
     """
     models = [pair.target.layers] + ([pair.draft.layers] if pair.draft else [])
     per_page = PagePool.bytes_per_page(models, config.page_size)
@@ -53,8 +68,8 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
             f"max-context is {config.max_context}, but {pair.name} was made for {limit} positions; ask for at most that"
         )
     context = config.max_context or limit or DEFAULT_CONTEXT
-    wanted = DEFAULT_CONTEXTS * -(-context // config.page_size) + 1
-    budget = config.kv_memory if config.kv_memory is not None else min(wanted * per_page, spare_memory(pair))
+    wanted = (DEFAULT_CONTEXTS * _pages(context, config) + 1) * per_page
+    budget = min(wanted, spare_memory(pair)) if config.kv_memory is None else _checked(config.kv_memory)
     pages = budget // per_page - 1  # one page is the page of zeros
     if pages < 1:
         raise MemoryBudgetError(
@@ -62,16 +77,43 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
             f"raise --kv-memory to at least {2 * per_page}"
         )
     capacity = pages * config.page_size
-    if config.max_context is not None and config.max_context > capacity:
-        needed = (-(-config.max_context // config.page_size) + 1) * per_page
+    least = min(context, LEAST_CONTEXT) if config.max_context is None else context
+    if capacity < least:
+        needed = (_pages(least, config) + 1) * per_page
+        asked = "that a context should have" if config.max_context is None else "of --max-context"
         raise MemoryBudgetError(
-            f"{budget} bytes of KV memory hold {capacity} positions, "
-            f"fewer than the {config.max_context} of --max-context: "
-            f"raise --kv-memory to at least {needed}, or lower --max-context"
+            f"{budget} bytes of KV memory hold {capacity} positions, fewer than the {least} {asked}: "
+            f"raise --kv-memory to at least {needed}, or "
+            + (f"be content with --max-context {capacity}" if config.max_context is None else "lower --max-context")
         )
     sequences = config.max_sequences or min(DEFAULT_SEQUENCES, config.max_rows)
     resolved = replace(config, kv_memory=budget, max_context=min(context, capacity), max_sequences=sequences)
-    return PagePool(models, config.page_size, pages), resolved
+    first = min(pages, _pages(min(context, FIRST_CONTEXT), config))
+    return PagePool(models, config.page_size, first, pages), resolved
+
+
+def grow(pool: PagePool, scheduler: Scheduler[Sequence], pages_needed: Callable[[Sequence], int]) -> bool:
+    """Take more memory where those who run and those who may begin want it, as long as there is some to be had.
+
+    Nothing that the host has not read may be in flight.
+
+    Args:
+        pool: grows.
+        scheduler: knows who runs and who waits; ask for its `admit` after this.
+        pages_needed: as in `Scheduler.admit`.
+
+    Returns:
+        Whether it was more.
+    """
+    allocator = pool.allocator
+    if allocator.pages_total == pool.pages_most:
+        return False
+    wanted = scheduler.pages_wanted(pages_needed, lambda sequence: len(sequence.copies))
+    pages = pages_to_add(allocator.pages_total, pool.pages_most, allocator.pages_free, wanted)
+    if pages:
+        mx.synchronize()  # a commit is waited for
+        pool.grow(pages)
+    return pages > 0
 
 
 def spare_memory(pair: Pair) -> int:
@@ -80,10 +122,40 @@ def spare_memory(pair: Pair) -> int:
     weights = pair.target.nbytes + (pair.draft.nbytes if pair.draft else 0)
     if "max_recommended_working_set_size" in info:
         return max(0, int(info["max_recommended_working_set_size"]) - weights) // 2
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(0, physical - weights) // 4
+    return max(0, physical_memory() - weights) // 4
 
 
-def report(pool: PagePool, metrics: Metrics) -> MemoryReport:
-    """What is held now, and by which share in vain."""
-    return MemoryReport(metrics.pages_total, metrics.pages_used, metrics.pages_cached, pool.nbytes, metrics.waste)
+def physical_memory() -> int:
+    """Bytes of memory that the device has."""
+    found = mx.device_info().get("memory_size")
+    return int(found) if found else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def report(metrics: Metrics, pair: Pair, context: int) -> MemoryReport:
+    """What is held now, by which share in vain, and how long a context may become."""
+    return MemoryReport(
+        pages_total=metrics.pages_total,
+        pages_used=metrics.pages_used,
+        pages_cached=metrics.pages_cached,
+        bytes=metrics.kv_bytes,
+        budget=metrics.kv_budget,
+        waste=metrics.waste,
+        context=context,
+        context_made_for=pair.target.max_context or DEFAULT_CONTEXT,
+    )
+
+
+def _pages(positions: int, config: EngineConfig) -> int:
+    return -(-positions // config.page_size)
+
+
+def _checked(kv_memory: int) -> int:
+    """The memory that was asked for, where the machine has so much.
+
+    Raises:
+        MemoryBudgetError: it has not.
+    """
+    most = physical_memory()
+    if kv_memory > most:
+        raise MemoryBudgetError(f"kv-memory is {kv_memory} bytes, but this machine has {most}: ask for less")
+    return kv_memory

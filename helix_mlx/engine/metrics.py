@@ -19,11 +19,15 @@ class Metrics:
     waiting: int = 0
     """Gauge: requests whose turn has not come, or that gave up their pages."""
     pages_total: int = 0
-    """Gauge: pages of the pool."""
+    """Gauge: pages of the pool as it is now."""
     pages_used: int = 0
     """Gauge: pages that running answers hold."""
     pages_cached: int = 0
     """Gauge: pages that nobody holds and the prefix cache keeps."""
+    kv_bytes: int = 0
+    """Gauge: bytes of the pool as it is now."""
+    kv_budget: int = 0
+    """Gauge: bytes that it may grow to."""
     tail_bytes: int = 0
     """Gauge: bytes of the tails of running answers."""
     waste: float = 0.0
@@ -60,8 +64,8 @@ class Metrics:
 
 
 GAUGES = (
-    "running", "waiting", "pages_total", "pages_used", "pages_cached", "tail_bytes", "waste", "tokens_per_s",
-    "acceptance",
+    "running", "waiting", "pages_total", "pages_used", "pages_cached", "kv_bytes", "kv_budget", "tail_bytes", "waste",
+    "tokens_per_s", "acceptance",
 )  # fmt: skip
 """The fields that may fall; all others only grow."""
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from helix_mlx.engine.batch import Batch
 from helix_mlx.engine.drafting import Chooser
+from helix_mlx.engine.memory import grow
 from helix_mlx.engine.metrics import Counts, Metrics
 from helix_mlx.engine.prefill import Prefill
 from helix_mlx.engine.scheduler import Scheduler
@@ -166,6 +167,8 @@ class Runner:
             pages_total=allocator.pages_total,
             pages_used=allocator.pages_used,
             pages_cached=allocator.pages_cached,
+            kv_bytes=self._pool.nbytes,
+            kv_budget=self._pool.nbytes_most,
             tail_bytes=slots * per_position,
             waste=1 - filled / held if held else 0.0,
             **vars(self._count),
@@ -222,6 +225,8 @@ class Runner:
         for sequence in self._scheduler.running:
             sequence.drafts_alone = asking == [sequence]
         prefill = self._prefill
+        if grow(self._pool, self._scheduler, prefill.pages_needed):
+            self._read_at = None  # no cycle takes as long
         turn = self._scheduler.admit(self._pool.allocator.pages_free, prefill.pages_needed, prefill.pages_returned)
         for sequence in turn.preempt:
             self._preempt(sequence)

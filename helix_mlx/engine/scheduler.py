@@ -57,6 +57,8 @@ FEWEST_DRAFTS = 2
 """Where rows are so few that each could have but one draft, that costs about as much as it brings."""
 RESERVE = 100
 """One page in so many stays free where somebody is let in, so that those who run can grow a while."""
+SLAB = 8
+"""A pool grows by at least one page for so many: it is copied then, so it had better not be often."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Limits:
 
     Args:
         page_size: positions in a page.
-        pages_total: pages of the pool.
+        pages_total: pages of the pool, when it has grown as far as it may.
         max_sequences: jobs that run at once.
         prefill_tokens: tokens of prompts that are read between two cycles, by the target and the draft together.
         max_rows: rows of one decoding pass of the target, of all jobs together.
@@ -140,8 +142,8 @@ class Scheduler(Generic[J]):
         ahead = self.waiting and _order(self.waiting[0]) < _order(job)
         spoken_for = sum(self._wanted(other, 2) for other in self.running)
         # Its table is still empty: the pages it shares are not its growth.
-        growth = min(job.pages_most, self._reach(job, 2)) - job.length // self.limits.page_size
-        if ahead or len(self.running) >= self.limits.max_sequences or spoken_for + max(0, growth) > pages_free:
+        growth = self._growth(job)
+        if ahead or len(self.running) >= self.limits.max_sequences or spoken_for + growth > pages_free:
             return False
         self.running.append(job)
         return True
@@ -165,9 +167,7 @@ class Scheduler(Generic[J]):
             spoken_for = sum(self._wanted(job, 2) for job in self.running)
             while self.waiting and len(self.running) < self.limits.max_sequences:
                 job = self.waiting[0]
-                need = pages_needed(job)
-                known = job.length // self.limits.page_size
-                need += max(0, min(job.pages_most, self._reach(job, 2)) - known)
+                need = pages_needed(job) + self._growth(job)
                 # What is let in too early is thrown out again, and has to be read again.
                 if self.running and spoken_for + need + self.limits.pages_total // RESERVE > pages_free:
                     break
@@ -175,6 +175,23 @@ class Scheduler(Generic[J]):
                 self.running.append(self.waiting.pop(0))
                 admitted.append(job)
         return Turn(preempted, admitted)
+
+    def pages_wanted(self, pages_needed: Callable[[J], int], copies: Callable[[J], int] = lambda _: 0) -> int:
+        """Pages to be had for all who run to go on, and all who may run beside them to begin.
+
+        With so many, `admit` preempts nobody and lets them all begin: ask before it, where memory can still grow.
+
+        Args:
+            pages_needed: as in `admit`.
+            copies: how many wait for a job to read the prompt that they share.
+        """
+        room = self.limits.max_sequences - len(self.running)
+        joining = self.waiting[:room]
+        wanted = sum(self._wanted(job, 2) for job in self.running)
+        wanted += sum(pages_needed(job) + self._growth(job) for job in joining)
+        wanted += sum(copies(job) * self._growth(job) for job in (*self.running, *joining))
+        beside = joining and (self.running or len(joining) > 1)
+        return wanted + (self.limits.pages_total // RESERVE if beside else 0)
 
     def covers(self, pages_free: int) -> bool:
         """Whether all that run find their pages for 1 + `lookahead` cycles from what is known of them.
@@ -241,10 +258,27 @@ class Scheduler(Generic[J]):
         """Pages that a running job may have to take in the next cycles, or to have its prompt read."""
         return max(0, min(job.pages_most, self._reach(job, cycles)) - job.pages_held)
 
+    def _growth(self, job: J) -> int:
+        """Pages that a job takes in its first cycles, beyond those of the tokens it knows."""
+        return max(0, min(job.pages_most, self._reach(job, 2)) - job.length // self.limits.page_size)
+
     def _reach(self, job: J, cycles: int) -> int:
         """Pages that a job may fill in the next cycles."""
         cycles += self.limits.lookahead
         return (job.length + cycles * (job.draft_wanted + 1)) // self.limits.page_size
+
+
+def pages_to_add(pages: int, most: int, free: int, wanted: int) -> int:
+    """By how many pages a pool grows now: not before more is wanted than can be had, and then by a slab.
+
+    Args:
+        pages: of the pool.
+        most: pages that it may grow to.
+        free: pages that can be had, those that are only kept for what begins alike among them.
+        wanted: as `Scheduler.pages_wanted` says.
+    """
+    missing = wanted - free
+    return min(most - pages, max(missing, pages // SLAB)) if missing > 0 else 0
 
 
 def _order(job: Job) -> tuple[int, int]:

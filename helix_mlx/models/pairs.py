@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helix_mlx.errors import SettingsError
+from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.models.files import holds_model
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import check_files, read_manifest
@@ -55,7 +55,10 @@ def named_pair(name: str) -> NamedPair:
     folder = converted_folder(name)
     if folder is None:
         names = [*pairs, *(each.name for each in converted_folders())]
-        raise SettingsError(f"there is no pair named {name}; the pairs are {', '.join(names)} (or use --target)")
+        raise SettingsError(
+            f"there is no pair named {name}{did_you_mean(name, names)}; "
+            f"the pairs are {', '.join(names)} (or use --target)"
+        )
     return converted_pair(name, folder)
 
 

@@ -21,7 +21,7 @@ class PageAllocator:
     `drafted` are the pages whose layers of the draft have been written, too.
 
     Args:
-        n_pages: how many pages can be held at once.
+        n_pages: how many pages can be held at once, until `grow` makes them more.
     """
 
     def __init__(self, n_pages: int) -> None:
@@ -49,6 +49,15 @@ class PageAllocator:
     def pages_cached(self) -> int:
         """Pages that nobody holds, with something in them that may be wanted again."""
         return len(self._cached)
+
+    def grow(self, pages: int) -> None:
+        """So many more pages, behind the last one; those that are there keep their numbers."""
+        assert pages >= 1
+        first, last = self.pages_total + 1, self.pages_total + pages
+        self.pages_total = last
+        if first - 1 in self._free_ending:
+            first = self._free_ending.pop(first - 1)
+        self._free[first], self._free_ending[last] = last - first + 1, first
 
     def holders(self, page: int) -> int:
         """How many hold `page`; 0 where it is free."""

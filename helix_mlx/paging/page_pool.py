@@ -1,4 +1,4 @@
-"""The KV memory of a pair: one allocation, cut into pages, for every layer of the target and of the draft."""
+"""The KV memory of a pair: an array a layer, cut into pages, for every layer of the target and of the draft."""
 
 from __future__ import annotations
 
@@ -41,20 +41,24 @@ class PagePool:
 
     A head's positions lie side by side, as attention reads them.
 
-    The arrays are allocated once and never grow. Page 0 holds zeros. A page is written whole, once for each
-    model, by `write`, and does not change until it is freed. Writing is in place when nothing in flight
-    reads the pool: MLX then donates the buffer, and the address of each array stays the same for good.
+    Page 0 holds zeros. A page is written whole, once for each model, by `write`, and does not change until it is
+    freed. Writing is in place when nothing in flight reads the pool: MLX then donates the buffer, and the address of
+    each array stays the same until `grow` copies the pages into larger arrays, up to `pages_most` pages.
     `direct[m]` is the library by which the attention of model m reads pages and tail where they lie; None, as it is
     at first, gathers them.
 
     Args:
         models: the layers of the target, and of the draft where there is one.
         page_size: positions in a page.
-        n_pages: pages that can be held at once.
+        n_pages: pages that can be held at once, to begin with.
+        pages_most: pages that it may grow to; None never grows.
     """
 
-    def __init__(self, models: Sequence[Sequence[LayerShape]], page_size: int, n_pages: int) -> None:
+    def __init__(
+        self, models: Sequence[Sequence[LayerShape]], page_size: int, n_pages: int, pages_most: int | None = None
+    ) -> None:
         self.page_size = page_size
+        self.pages_most = n_pages if pages_most is None else pages_most
         self.allocator = PageAllocator(n_pages)
         self.layers = [list(layers) for layers in models]
         self.direct: list[CpuLibrary | None] = [None for _ in models]
@@ -74,8 +78,26 @@ class PagePool:
     @property
     def nbytes(self) -> int:
         """Bytes allocated, the page of zeros included."""
-        pages = self.allocator.pages_total + 1
-        return pages * self.bytes_per_page(self.layers, self.page_size)
+        return (self.allocator.pages_total + 1) * self.bytes_per_page(self.layers, self.page_size)
+
+    @property
+    def nbytes_most(self) -> int:
+        """Bytes that it may grow to, the page of zeros included."""
+        return (self.pages_most + 1) * self.bytes_per_page(self.layers, self.page_size)
+
+    def grow(self, pages: int) -> None:
+        """Hold so many pages more; the caller sees to it that nothing in flight reads or writes the pool.
+
+        Block tables stay valid, since no page changes its number. One array is copied after the other, so that
+        besides the new pages only one layer's keys or values are held twice at any moment.
+        """
+        assert 1 <= pages <= self.pages_most - self.allocator.pages_total
+        for arrays in (*self.keys, *self.values):
+            for layer in range(len(arrays)):
+                arrays[layer] = mx.pad(arrays[layer], [(0, pages), (0, 0), (0, 0), (0, 0)])
+                mx.eval(arrays[layer])
+                mx.clear_cache()  # else the smaller array that is not wanted any more stays with MLX
+        self.allocator.grow(pages)
 
     def write(
         self, model: int, pages: Sequence[int], layer_keys: Sequence[mx.array], layer_values: Sequence[mx.array]

@@ -22,7 +22,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
     fake = FakeEngine()
 
     def open_engine(options: Options, terminal: Terminal) -> Any:
-        fake.config = engine_config(options)
+        fake.config, fake.options = engine_config(options), options
         return fake
 
     monkeypatch.setattr("helix_mlx.cli.chat.open_engine", open_engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from helix_mlx.config import EngineConfig
@@ -86,6 +86,7 @@ class FakeEngine:
         self.has_draft = has_draft
         self.config = config or EngineConfig()
         self.talk = FakeTalk()
+        self.options: Mapping[str, Any] = {}
 
     def __enter__(self) -> FakeEngine:
         return self
@@ -97,7 +98,16 @@ class FakeEngine:
         return self.talk
 
     def memory(self) -> MemoryReport:
-        return MemoryReport(pages_total=64, pages_used=3, pages_cached=5, bytes=2_000_000, waste=0.25)
+        return MemoryReport(
+            pages_total=64,
+            pages_used=3,
+            pages_cached=5,
+            bytes=2_000_000,
+            budget=8_000_000,
+            waste=0.25,
+            context=2048,
+            context_made_for=4096,
+        )
 
     def stream_chat(self, messages: Sequence[Message], params: SamplingParams, **extra: Any) -> Iterator[Chunk]:
         return self.talk.stream(messages, params, **extra)

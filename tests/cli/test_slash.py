@@ -56,6 +56,8 @@ def test_quit_ends_the_chat(repl: Repl) -> None:
 def test_an_unknown_command_is_told_what_there_is(repl: Repl) -> None:
     with pytest.raises(SettingsError, match=r"there is no /nothing; there are /help /reset /system .*/quit"):
         respond(repl, "/nothing")
+    with pytest.raises(SettingsError, match=r"there is no /stat \(did you mean /stats\?\); there are /help"):
+        respond(repl, "/stat")
 
 
 def test_reset_forgets_the_conversation_and_keeps_the_rest(repl: Repl, fake: FakeEngine) -> None:
@@ -137,6 +139,7 @@ def test_none_takes_a_setting_back(repl: Repl, word: str) -> None:
         ("/set top-p 2", "above 0 and at most 1"),
         ("/set page-size 8", "page-size is fixed while a pair is loaded; start the chat with --page-size"),
         ("/set colour blue", "there is no setting colour; there are max-tokens, temperature"),
+        ("/set temprature 1", "there is no setting temprature (did you mean temperature?); there are max-tokens"),
     ],
 )
 def test_a_bad_value_says_what_is_right_and_changes_nothing(repl: Repl, line: str, told: str) -> None:
@@ -160,7 +163,8 @@ def test_stats_tells_the_last_answer_and_the_memory(repl: Repl) -> None:
     respond(repl, "/stats")
     assert "emitted 3 tokens, 1 of them from drafts (33%)" in said(repl)
     assert "0 found in pages" in said(repl)
-    assert "3 of 64 pages in use, 5 kept" in said(repl)
+    told = "context 2,048 of the model's 4,096 · KV memory 2.0 MB, up to 8.0 MB; 3 of 64 pages in use, 5 kept"
+    assert told in said(repl)
 
 
 def test_save_writes_markdown_and_does_not_overwrite(repl: Repl, tmp_path: Path) -> None:

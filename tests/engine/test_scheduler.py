@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from helix_mlx.engine.scheduler import Limits, Scheduler
+from helix_mlx.engine.scheduler import Limits, Scheduler, pages_to_add
 
 PAGE = 4
 
@@ -87,6 +87,41 @@ def test_what_never_fits_is_told_apart() -> None:
     assert not made.fits(11)
     with pytest.raises(AssertionError):
         made.add(Fake(0, pages_most=11))
+
+
+@pytest.mark.parametrize(
+    ("free", "wanted", "added"),
+    [
+        (5, 5, 0),  # enough
+        (5, 6, 10),  # a slab, an eighth of what there is
+        (5, 40, 35),  # more than a slab at once
+        (0, 1000, 120),  # never beyond the budget
+    ],
+)
+def test_a_pool_grows_by_slabs_and_only_when_more_is_wanted(free: int, wanted: int, added: int) -> None:
+    assert pages_to_add(pages=80, most=200, free=free, wanted=wanted) == added
+    assert pages_to_add(pages=200, most=200, free=free, wanted=wanted) == 0
+    assert pages_to_add(pages=3, most=200, free=0, wanted=1) == 1
+
+
+@pytest.mark.parametrize("copies", [0, 3])
+@pytest.mark.parametrize("waiting", [0, 1, 2, 5])
+def test_with_the_pages_that_are_wanted_all_who_may_run_begin(waiting: int, copies: int) -> None:
+    """With one page fewer than that some of them would have to wait."""
+    made = running(decoding(0, draft_wanted=3), decoding(1), pages=200)
+    made.limits = replace(made.limits, max_sequences=4)
+    for arrival in range(waiting):
+        made.add(Fake(2 + arrival, length=9, draft_wanted=4))
+    wanted = made.pages_wanted(prompt_pages, lambda job: copies if job.arrival == 0 else 0)
+    spare = copies * 2  # pages that each copy of the first would take beside
+    turn = made.admit(wanted - spare, prompt_pages)
+    assert (len(turn.admit), turn.preempt) == (min(waiting, 2), [])
+    if waiting:
+        again = running(decoding(0, draft_wanted=3), decoding(1), pages=200)
+        again.limits = made.limits
+        for arrival in range(waiting):
+            again.add(Fake(2 + arrival, length=9, draft_wanted=4))
+        assert len(again.admit(wanted - spare - 1, prompt_pages).admit) < min(waiting, 2)
 
 
 # Who begins.

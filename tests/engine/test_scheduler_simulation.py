@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helix_mlx.engine.scheduler import Limits, Plan, Scheduler
+from helix_mlx.engine.scheduler import Limits, Plan, Scheduler, pages_to_add
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import PageAllocator
 from helix_mlx.paging.prefix_cache import PrefixCache
@@ -100,9 +100,12 @@ class Simulation:
     the real engine: they raise `MemoryBudgetError` where the scheduler has promised what there is not.
     """
 
-    def __init__(self, limits: Limits, asks: list[Ask], kept: float, seed: int, cached: bool = True) -> None:
+    def __init__(
+        self, limits: Limits, asks: list[Ask], kept: float, seed: int, cached: bool = True, first: int | None = None
+    ) -> None:
         self.limits = limits
-        self.allocator = PageAllocator(limits.pages_total)
+        self.allocator = PageAllocator(first or limits.pages_total)
+        self.turns: list[tuple[list[int], list[int]]] = []
         self.cache = PrefixCache(self.allocator, self.limits.page_size, b"", enabled=cached)
         self.scheduler: Scheduler[Counted] = Scheduler(limits)
         self.asks = sorted(asks, key=lambda ask: ask.step)
@@ -120,7 +123,8 @@ class Simulation:
         while self.asks or self.scheduler.running or self.scheduler.waiting:
             self.step()
             assert self.steps <= most, "somebody never ends"
-        assert (self.allocator.pages_used, self.allocator.pages_free) == (0, self.limits.pages_total)
+        assert (self.allocator.pages_used, self.allocator.pages_free) == (0, self.allocator.pages_total)
+        assert self.allocator.pages_total <= self.limits.pages_total
 
     def step(self) -> None:
         self.steps += 1
@@ -185,7 +189,12 @@ class Simulation:
         scheduler = self.scheduler
         first = min(scheduler.running, key=lambda job: job.order, default=None)
         before = list(scheduler.waiting)
+        pages, most = self.allocator.pages_total, self.limits.pages_total
+        wanted = scheduler.pages_wanted(self.pages_needed, lambda job: len(job.copies))
+        if more := pages_to_add(pages, most, self.allocator.pages_free, wanted):
+            self.allocator.grow(more)
         turn = scheduler.admit(self.allocator.pages_free, self.pages_needed, self.pages_returned)
+        self.turns.append(([job.arrival for job in turn.preempt], [job.arrival for job in turn.admit]))
         assert not (turn.preempt and turn.admit)
         assert first not in turn.preempt
         for job in turn.preempt:
@@ -301,12 +310,29 @@ def limits_and_asks(draw: st.DrawFn) -> tuple[Limits, list[Ask]]:
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
-@given(limits_and_asks(), st.sampled_from([0.0, 0.6, 1.0]), st.integers(0, 2**16), st.booleans())
-def test_everybody_comes_to_an_end(case: tuple[Limits, list[Ask]], kept: float, seed: int, cached: bool) -> None:
+@given(limits_and_asks(), st.sampled_from([0.0, 0.6, 1.0]), st.integers(0, 2**16), st.booleans(), st.booleans())
+def test_everybody_comes_to_an_end(
+    case: tuple[Limits, list[Ask]], kept: float, seed: int, cached: bool, grows: bool
+) -> None:
     limits, asks = case
-    simulation = Simulation(limits, list(asks), kept, seed, cached)
+    simulation = Simulation(limits, list(asks), kept, seed, cached, first=1 if grows else None)
     simulation.run()
     assert len(simulation.ended) == sum(1 + ask.copies for ask in asks)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(limits_and_asks(), st.sampled_from([0.0, 0.6, 1.0]), st.integers(0, 2**16), st.integers(1, 4))
+def test_a_pool_that_grows_makes_nobody_wait(
+    case: tuple[Limits, list[Ask]], kept: float, seed: int, first: int
+) -> None:
+    """Who begins and who has to go is the same, step by step, as with all the memory from the beginning."""
+    limits, asks = replace(case[0], lookahead=0), case[1]
+    grown = Simulation(limits, list(asks), kept, seed, cached=False, first=min(first, limits.pages_total))
+    whole = Simulation(limits, list(asks), kept, seed, cached=False)
+    grown.run()
+    whole.run()
+    assert grown.turns == whole.turns
+    assert [job.arrival for job in grown.ended] == [job.arrival for job in whole.ended]
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])

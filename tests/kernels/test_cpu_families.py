@@ -21,7 +21,7 @@ from helix_mlx.paging.page_pool import TARGET
 from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.request import SamplingParams
 from tests.families import FAMILIES
-from tests.support import plain, pool_addresses, prompt, random_model, random_pair
+from tests.support import grow_whole, plain, pool_addresses, prompt, random_model, random_pair
 
 NEW = 24
 # mlx-lm runs mistral as llama; with a window on some of its layers it also stands for ministral.
@@ -108,6 +108,7 @@ def test_commits_never_move_the_pool(kernels: CpuKernels, lookahead: int) -> Non
     """Nothing holds on to the pool once a pass is over, so every page is written in place."""
     pair = replace(random_pair(num_hidden_layers=1, intermediate_size=16), kernels=kernels)
     with Engine(pair, EngineConfig(max_context=512, page_size=1, lookahead=lookahead)) as engine:
+        grow_whole(engine._core)
         addresses = pool_addresses(engine._core)
         engine.generate([prompt(9), prompt(30)], max_tokens=300, draft_tokens=3)
         assert pool_addresses(engine._core) == addresses

@@ -52,6 +52,13 @@ class AllocatorMachine(RuleBasedStateMachine):
         for page in pages:
             self.counts[page] -= 1
 
+    @precondition(lambda self: self.total < 40)
+    @rule(more=st.integers(1, 8))
+    def grow(self, more: int) -> None:
+        self.pages.grow(more)
+        self.total += more
+        self.counts += [0] * more
+
     @invariant()
     def same_as_the_model(self) -> None:
         assert [self.pages.holders(page) for page in range(self.total + 1)] == self.counts
@@ -70,6 +77,16 @@ def test_one_sequence_is_one_run() -> None:
     for _ in range(99):
         got.append(pages.allocate(got[-1]))
     assert got == list(range(1, 101))
+
+
+def test_one_sequence_stays_one_run_when_there_are_more_pages() -> None:
+    pages = PageAllocator(3)
+    got = [pages.allocate()]
+    for more in (0, 0, 2, 0, 1):
+        if more:
+            pages.grow(more)
+        got.append(pages.allocate(got[-1]))
+    assert got == [1, 2, 3, 4, 5, 6]
 
 
 def test_two_sequences_can_both_grow_as_runs() -> None:

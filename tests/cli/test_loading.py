@@ -1,0 +1,95 @@
+"""What the words of a command line name: a pair, or a target and a draft."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helix_mlx.cli.loading import chosen
+from helix_mlx.errors import SettingsError
+from helix_mlx.models.manifest import NAME as MANIFEST
+from helix_mlx.models.pairs import named_pair
+from tests.cli.conftest import Run
+from tests.cli.fakes import FakeEngine
+
+
+def choice(**options: str | None) -> tuple[str | None, str | None, str | None]:
+    return chosen({"model": None, "pair": None, "target": None, "draft": None, **options})
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With a converted pair `mine`, a model in the folder `alone`, and one in a folder that a pair is named like."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / ".helix" / "pairs" / "mine", tmp_path / "beside", tmp_path / "alone", tmp_path / "tiny"):
+        folder.mkdir(parents=True)
+    for folder in (tmp_path / ".helix" / "pairs" / "mine", tmp_path / "beside"):
+        (folder / MANIFEST).write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "target"),
+    [
+        ("tiny", "tiny", None),
+        ("qwen3-8b", "qwen3-8b", None),
+        ("mine", "mine", None),
+        ("./beside", "./beside", None),
+        ("alone", None, "alone"),
+        ("./tiny", None, "./tiny"),
+        ("~/alone", None, "~/alone"),
+        ("org/model", None, "org/model"),
+        ("nothing", "nothing", None),
+        ("no\0thing", "no\0thing", None),
+        ("n" * 5000, "n" * 5000, None),
+    ],
+)
+def test_a_name_is_a_pair_or_else_a_model(home: Path, name: str, pair: str | None, target: str | None) -> None:
+    assert choice(model=name) == (pair, target, None)
+    assert choice(model=name, draft="org/small") == (pair, target, "org/small")
+
+
+def test_what_contradicts_itself_is_refused() -> None:
+    for names, told in (
+        ({"pair": "tiny", "target": "x"}, "--pair and --target exclude each other"),
+        ({"model": "tiny", "pair": "tiny"}, "tiny and --pair exclude each other"),
+        ({"model": "tiny", "target": "x"}, "tiny and --target exclude each other"),
+    ):
+        with pytest.raises(SettingsError, match=told):
+            choice(**names)
+
+
+def test_a_pair_that_is_none_is_told_what_it_may_be(home: Path) -> None:
+    for name, meant in (("qwen-8b", "qwen3-8b"), ("mien", "mine"), ("TINY", "tiny")):
+        with pytest.raises(SettingsError, match=rf"named {name} \(did you mean {meant}\?\); the pairs are tiny"):
+            named_pair(name)
+    for name in ("xyz", "n" * 5000):
+        with pytest.raises(SettingsError, match=r"no pair named \w+; the pairs are tiny"):
+            named_pair(name)
+
+
+def test_the_name_reaches_the_engine(engine: FakeEngine, run: Run) -> None:
+    assert run("chat", "org/model", text="so\n").stdout == "You said so\n"
+    assert engine.options["model"] == "org/model"
+    for words in (["-m", "tiny"], ["--model", "tiny"]):
+        assert run("generate", "hello", *words).exit_code == 0
+        assert engine.options["model"] == "tiny"
+    assert "exclude each other" in run("chat", "tiny", "-m", "mine").stderr
+
+
+def test_it_is_a_module_to_run() -> None:
+    words = [sys.executable, "-m", "helix_mlx", "--version"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("helix-mlx, version ")
+
+
+@pytest.mark.parametrize("size", ["500TB", "1e30"])
+def test_more_memory_than_there_is_is_one_line(run: Run, size: str) -> None:
+    result = run("generate", "hi", "--calibrate", "off", "--kv-memory", size)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "but this machine has" in result.stderr
+    assert result.stderr.count("\n") == 1
