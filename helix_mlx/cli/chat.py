@@ -9,8 +9,8 @@ import click
 from helix_mlx import __version__
 from helix_mlx.cli.interrupt import ctrl_c_as_flag
 from helix_mlx.cli.keyboard import Keyboard, history_file
-from helix_mlx.cli.loading import open_engine
-from helix_mlx.cli.options import sampling_params, settings_options
+from helix_mlx.cli.loading import open_engine, tell_unread
+from helix_mlx.cli.options import origins, sampling_params, settings_options, template_settings
 from helix_mlx.cli.repl import ChatEngine, Repl
 from helix_mlx.cli.slash import is_command, run_command
 from helix_mlx.cli.terminal import BOLD, DIM, ERROR, Terminal
@@ -18,20 +18,25 @@ from helix_mlx.errors import HelixError
 
 
 @click.command("chat")
-@click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, stats.")
+@click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, content, stats.")
 @settings_options
 @click.pass_context
 def chat_command(ctx: click.Context, /, as_json: bool, **options: Any) -> None:
     """Talk to a pair. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
 
-    Standard input may also be a pipe: a message a line, and only the answers are printed.
+    Standard input may also be a pipe: a message a line, and only the answers are printed, without their reasoning.
     """
     environment = ctx.obj or {}
     terminal = Terminal.of_process(environment, options["no_color"])
-    params = sampling_params(options)
+    sampling_params(options)  # mistakes are told before a model is loaded
     keyboard = Keyboard(terminal, history_file(environment))
     with open_engine(options, terminal) as engine, engine.conversation() as talk:
+        params = sampling_params(options, engine.defaults)
         repl = Repl(engine, talk, terminal, params, options["system"], as_json)
+        chosen = template_settings(options)
+        repl.thinking, repl.template_args = chosen.get("thinking"), chosen.get("template_args", {})
+        repl.origins = origins(options, engine.defaults)
+        tell_unread(engine, terminal, chosen)
         greet(engine, terminal, keyboard.interactive)
         try:
             with ctrl_c_as_flag():  # so that a second Ctrl-C, right after the first, ends nothing

@@ -18,6 +18,7 @@ from mlx_lm.utils import _get_classes, load_config, load_model
 
 from helix_mlx.errors import ModelError
 from helix_mlx.kernels.device import on_cpu
+from helix_mlx.models.generation import check_generation_config
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.pairs import source_path
 from helix_mlx.models.tokenizer import one_line
@@ -112,6 +113,7 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     Raises:
         ModelError: it is missing, unreadable, of an unknown type, or wants to run code of its own.
     """
+    check_generation_config(folder)  # mlx-lm reads it, too, and would fall over what is wrong in it
     try:
         config: Any = load_config(folder)
     except FileNotFoundError as error:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.memory import MemoryReport
 from helix_mlx.errors import PromptError
-from helix_mlx.request import Chunk, Completion, SamplingParams, Stats
+from helix_mlx.request import Chunk, Completion, SamplingParams, Settings, Stats
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Message = dict[str, str]
 Cancel = Callable[[], bool]
@@ -21,6 +24,7 @@ class FakeTalk:
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[Message], SamplingParams | None, int | None]] = []
+        self.template_settings: list[dict[str, Any]] = []
         self.resets = 0
 
     def __enter__(self) -> FakeTalk:
@@ -37,11 +41,12 @@ class FakeTalk:
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
-        draft_tokens: int | None = None,
         cancel: Cancel | None = None,
         progress: Progress | None = None,
+        **settings: Unpack[Settings],
     ) -> Iterator[Chunk]:
-        self.asked.append((list(messages), params, draft_tokens))
+        self.asked.append((list(messages), params, settings.pop("draft_tokens", None)))
+        self.template_settings.append({"thinking": settings.get("thinking"), **(settings.get("template_args") or {})})
         text = messages[-1]["content"]
         if text == "too long":
             raise PromptError("the prompt has 9999 tokens and the context 4096; shorten it, or raise --max-context")
@@ -85,6 +90,8 @@ class FakeEngine:
         self.is_demo = is_demo
         self.has_draft = has_draft
         self.config = config or EngineConfig()
+        self.defaults: dict[str, Any] = {}
+        self.unknown: list[str] = []
         self.talk = FakeTalk()
 
     def __enter__(self) -> FakeEngine:
@@ -96,6 +103,9 @@ class FakeEngine:
     def conversation(self) -> FakeTalk:
         return self.talk
 
+    def unread(self, thinking: bool | None, template_args: Mapping[str, Any] | None) -> list[str]:
+        return self.unknown
+
     def memory(self) -> MemoryReport:
         return MemoryReport(pages_total=64, pages_used=3, pages_cached=5, bytes=2_000_000, waste=0.25)
 
@@ -105,8 +115,8 @@ class FakeEngine:
     def stream(self, prompt: str, params: SamplingParams, **extra: Any) -> Iterator[Chunk]:
         return self.talk.stream([{"role": "raw", "content": prompt}], params, **extra)
 
-    def chat(self, messages: Sequence[Message], params: SamplingParams) -> Completion:
-        chunks = list(self.talk.stream(messages, params))
+    def chat(self, messages: Sequence[Message], params: SamplingParams, **settings: Unpack[Settings]) -> Completion:
+        chunks = list(self.talk.stream(messages, params, **settings))
         stats = chunks[-1].stats
         assert stats is not None
         text = "".join(chunk.text for chunk in chunks)
