@@ -93,8 +93,7 @@ class SamplingParams:
             known = [field.name for field in fields(cls)]
             for name in settings:
                 if name not in known:
-                    every = [*known, *(each for each in _OWN if each != "n")]
-                    raise SettingsError(f"there is no setting {name}; there are {', '.join(every)}")
+                    raise SettingsError(f"there is no setting {name}; there are {', '.join([*known, *_OWN])}")
             return cls(**{**(defaults or {}), **settings})
         if settings or not isinstance(params, cls):
             raise SettingsError("give either one SamplingParams or single settings such as temperature=0.7")
@@ -183,7 +182,8 @@ class Request:
         return self.thinking is not None or bool(self.template_args)
 
 
-_OWN = tuple(field.name for field in fields(Request) if field.name not in ("prompt", "params"))
+_OWN = tuple(field.name for field in fields(Request) if field.name not in ("prompt", "params", "n"))
+"""What a call sets of its request by name; several answers come of `submit` alone."""
 
 
 class Settings(TypedDict, total=False):

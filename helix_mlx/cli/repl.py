@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from helix_mlx.engine.memory import MemoryReport
 
 Message = dict[str, str]
-UNANSWERED = "The answer ended before its reasoning did; raise --max-tokens, or try --thinking off."
+UNANSWERED = "There is no answer behind the reasoning; raise --max-tokens, or try --thinking off."
 
 
 class Talk(Protocol):
