@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.memory import MemoryReport
 from helix_mlx.errors import PromptError
-from helix_mlx.request import Chunk, Completion, SamplingParams, Settings, Stats
+from helix_mlx.request import Chunk, Completion, FinishReason, SamplingParams, Settings, Stats
+from helix_mlx.thinking import ThinkMarks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 
 class FakeTalk:
-    """A conversation that notes what it was asked. "for ever" is answered until it is cancelled."""
+    """Notes what it was asked. "for ever" is answered until it is cancelled, "think" with thought."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[Message], SamplingParams | None, int | None]] = []
@@ -52,6 +53,8 @@ class FakeTalk:
             raise PromptError("the prompt has 9999 tokens and the context 4096; shorten it, or raise --max-context")
         if progress:
             progress(1, 1)
+        if text.startswith("think"):
+            return thoughts(answered=text != "think only")
         return endless(cancel or (lambda: False)) if text == "for ever" else words(f"You said {text}")
 
 
@@ -71,6 +74,18 @@ def words(text: str) -> Iterator[Chunk]:
         time_to_first_token_s=0.25,
     )
     yield Chunk("", finish_reason="stop", stats=stats)
+
+
+def thoughts(answered: bool) -> Iterator[Chunk]:
+    """Reasoning of one drafted word, and then an answer, unless the reasoning is all there is."""
+    yield Chunk("<think>", 0, reasoning=True)
+    yield Chunk("hm", 1, True, reasoning=True)
+    if answered:
+        yield Chunk("</think>\n", 2, reasoning=True)
+        yield Chunk("Yes.", 3)
+    message = {"role": "assistant", "content": "\nYes." if answered else "", "reasoning_content": "hm"}
+    reason: FinishReason = "stop" if answered else "length"
+    yield Chunk("", None, False, reason, Stats(emitted=4), reasoning=not answered, message=message)
 
 
 def endless(cancel: Cancel) -> Iterator[Chunk]:
@@ -121,7 +136,8 @@ class FakeEngine:
         assert stats is not None
         text = "".join(chunk.text for chunk in chunks)
         tokens = [chunk.token for chunk in chunks if chunk.token is not None]
-        return Completion(text, tokens, "stop", 7, stats, {"temperature": params.temperature})
+        settings_ = {"temperature": params.temperature}
+        return Completion(text, tokens, "stop", 7, stats, settings_, ThinkMarks("<think>", "</think>"))
 
     def generate(self, prompt: str, params: SamplingParams) -> Completion:
         return self.chat([{"role": "raw", "content": prompt}], params)
