@@ -15,6 +15,8 @@ VERIFICATIONS = ("greedy", "token", "block", "coupled")
 DRAFTERS = ("auto", "model", "ngram", "none")
 MAX_DRAFT_TOKENS = 7
 """Metal's vector attention takes at most 8 query rows: K drafts and the last token."""
+MODEL_SETTINGS = ("temperature", "top_p", "top_k", "min_p")
+"""The fields of `SamplingParams` that a model's generation_config.json may set."""
 MAX_ANSWERS = 64
 """Answers to one prompt that a single request may ask for."""
 

@@ -12,11 +12,13 @@ class ThinkMarks:
 
     Args:
         start, end: such as "<think>" and "</think>".
+        plain: what stands before an answer without reasoning, where that has a mark of its own.
         opened: what the prompt ends in where it has the start mark already: the mark, and the space behind it.
     """
 
     start: str
     end: str
+    plain: str = ""
     opened: str = ""
 
     def behind(self, prompt: str) -> ThinkMarks:
@@ -31,6 +33,8 @@ class ThinkMarks:
         An answer that ends before its reasoning does is reasoning alone. Marks further on in a text are words of it.
         """
         begun = (self.opened + text).lstrip()
+        if self.plain and begun.startswith(self.plain):
+            return "", begun.removeprefix(self.plain)
         if not begun.startswith(self.start):
             return None, text
         reasoning, _, answer = begun.removeprefix(self.start).partition(self.end)
@@ -38,6 +42,8 @@ class ThinkMarks:
 
     def whole(self, reasoning: str, answer: str) -> str:
         """The text of reasoning and answer, as the model would have written them."""
+        if self.plain and not reasoning:
+            return self.plain + answer
         return f"{self.start}{reasoning}{self.end}{answer}"
 
 
@@ -67,7 +73,8 @@ class ReasoningSplitter:
         """
         pieces: list[tuple[str, bool]] = []
         if self._place == "beginning":
-            text = self._begin(text)
+            mark, text = self._begin(text)
+            pieces.append((mark, True))
         if self._place == "reasoning":
             shown, text = self._reason(text)
             pieces.append((shown, True))
@@ -83,16 +90,23 @@ class ReasoningSplitter:
         held, self._held = self._held if self._place == "beginning" else "", ""
         return [(held, False)] if held else []
 
-    def _begin(self, text: str) -> str:
-        """Wait until it is clear how the answer begins; returns what is clear."""
-        assert self._marks is not None
+    def _begin(self, text: str) -> tuple[str, str]:
+        """Wait until it is clear how the answer begins; returns the mark it begins with, if any, and what follows."""
+        marks = self._marks
+        assert marks is not None
         self._held += text
         begun = self._held.lstrip()
-        if len(begun) < len(self._marks.start) and self._marks.start.startswith(begun):
-            return ""
-        self._place = "reasoning" if begun.startswith(self._marks.start) else "answer"
+        if any(mark != begun and mark.startswith(begun) for mark in (marks.start, marks.plain)):
+            return "", ""
         text, self._held = self._held, ""
-        return text
+        cut = len(text) - len(begun)
+        if marks.plain and begun.startswith(marks.plain):
+            self._place, cut = "gap", cut + len(marks.plain)
+        elif begun.startswith(marks.start):
+            self._place, cut = "reasoning", cut + len(marks.start)
+        else:
+            self._place, cut = "answer", 0
+        return text[:cut], text[cut:]
 
     def _reason(self, text: str) -> tuple[str, str]:
         """What of a text is reasoning, with the end mark, and the rest of it."""

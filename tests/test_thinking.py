@@ -13,6 +13,7 @@ from helix_mlx.thinking import ReasoningSplitter, ThinkMarks
 
 MARKS = ThinkMarks("<think>", "</think>")
 OPENED = MARKS.behind("<assistant><think>\n")
+CHANNELS = ThinkMarks("<|analysis|>", "<|final|>", plain="<|final|>")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,9 @@ OPENED = MARKS.behind("<assistant><think>\n")
         (MARKS, "<think>a</think>b</think>c", "a", "b</think>c"),
         (OPENED, "hm\n</think>\n\nYes.", "hm", "Yes."),
         (OPENED, "hm", "hm", ""),
+        (CHANNELS, "<|analysis|>hm<|final|>Yes.", "hm", "Yes."),
+        (CHANNELS, "<|final|>Yes.", "", "Yes."),
+        (CHANNELS, "<|fin", None, "<|fin"),
         (None, "<think>hm</think>Yes.", None, "<think>hm</think>Yes."),
     ],
 )
@@ -52,10 +56,12 @@ def test_a_prompt_may_open_the_reasoning(prompt: str, opened: str) -> None:
     assert MARKS.behind(prompt).opened == opened
 
 
-words = st.lists(st.sampled_from(["<think>", "</think>", "<", "/", "think>", " ", "\n", "a", "é"]), max_size=12)
+words = st.lists(
+    st.sampled_from(["<think>", "</think>", "<", "/", "think>", "|analysis|>", "|final|>", " ", "\n", "a"]), max_size=12
+)
 
 
-@given(pieces=words, cuts=st.sets(st.integers(1, 60)), marks=st.sampled_from([MARKS, OPENED, None]))
+@given(pieces=words, cuts=st.sets(st.integers(1, 60)), marks=st.sampled_from([MARKS, OPENED, CHANNELS, None]))
 def test_pieces_say_what_the_whole_says(pieces: list[str], cuts: set[int], marks: ThinkMarks | None) -> None:
     text = "".join(pieces)
     done = Completion(text, [], "stop", 1, Stats(), {}, marks)
@@ -65,3 +71,10 @@ def test_pieces_say_what_the_whole_says(pieces: list[str], cuts: set[int], marks
     found += splitter.finish()
     assert "".join(piece for piece, _ in found) == text
     assert "".join(piece for piece, reasons in found if not reasons) == done.content
+
+
+@pytest.mark.parametrize("marks", [MARKS, CHANNELS])
+@pytest.mark.parametrize("text", ["<think>hm</think>\nYes.", "<|analysis|>hm<|final|>\nYes.", "<|final|>Yes."])
+def test_the_parts_make_the_whole_again(marks: ThinkMarks, text: str) -> None:
+    reasoning, answer = marks.parts(text)
+    assert (answer if reasoning is None else marks.whole(reasoning, answer)) == text

@@ -11,7 +11,15 @@ import click
 
 from helix_mlx.config import CPU_KERNELS, EngineConfig, parse_bytes
 from helix_mlx.errors import SettingsError
-from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS, VERIFICATIONS, Request, SamplingParams, check_draft_tokens
+from helix_mlx.request import (
+    DRAFTERS,
+    MAX_DRAFT_TOKENS,
+    MODEL_SETTINGS,
+    VERIFICATIONS,
+    Request,
+    SamplingParams,
+    check_draft_tokens,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Options = Mapping[str, Any]
@@ -205,6 +213,8 @@ def settings_options(command: Command) -> Command:
     for setting in reversed(SETTINGS):
         shown = setting.default not in (None, ())
         default = "on" if setting.default is True else setting.default
+        if setting.field in MODEL_SETTINGS:
+            default = f"the model's, or {default}"
         text = f"{setting.help}  [default: {default}]" if shown else setting.help
         command = click.option(
             f"--{setting.word}",

@@ -10,7 +10,7 @@ from typing import Any
 
 from helix_mlx.errors import ModelError, SettingsError
 from helix_mlx.models.tokenizer import one_line
-from helix_mlx.request import SamplingParams
+from helix_mlx.request import MODEL_SETTINGS, SamplingParams
 
 NAME = "generation_config.json"
 _NEUTRAL: Mapping[str, Any] = {
@@ -94,7 +94,7 @@ def own_eos_ids(folder: Path) -> Any:
 
 def _settings(file: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     samples = given.get("do_sample")
-    settings = {name: given[name] for name in ("temperature", "top_p", "top_k", "min_p") if name in given}
+    settings = {name: given[name] for name in MODEL_SETTINGS if name in given}
     if settings.get("top_k") == -1:  # as others write that it is off
         settings["top_k"] = 0
     if samples and "temperature" not in settings:

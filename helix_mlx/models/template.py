@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import Environment, meta
+from jinja2 import Environment, meta, nodes
 from jinja2.exceptions import TemplateError
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +18,15 @@ from helix_mlx.thinking import ThinkMarks
 
 _REASONING = "reasoning_content"
 """Where a message has its reasoning, if not in its content."""
+_FIELDS = (_REASONING, "thinking", "reasoning")
+"""What templates call the reasoning of a message that they want apart from its content, the usual name first."""
+_HARMONY = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+_HARMONY_MARKS = ThinkMarks(
+    "<|channel|>analysis<|message|>",
+    "<|end|><|start|>assistant<|channel|>final<|message|>",
+    plain="<|channel|>final<|message|>",
+)
+"""How gpt-oss writes: in channels, of which mlx-lm knows no marks. An answer without reasoning has a channel, too."""
 _SWITCHES = ("enable_thinking", "thinking")
 """What templates call the variable that turns thinking on and off, the usual name first."""
 _GENERATION_TAG = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
@@ -37,6 +46,9 @@ class ChatTemplate:
         self._wrapper = wrapper
         start, end = getattr(wrapper, "think_start", None), getattr(wrapper, "think_end", None)
         self.marks = ThinkMarks(start, end) if start and end else None
+        vocab = wrapper.get_vocab() if self.marks is None else ()
+        if self.marks is None and all(token in vocab for token in _HARMONY):
+            self.marks = _HARMONY_MARKS
 
     @property
     def _inner(self) -> Any:
@@ -57,28 +69,43 @@ class ChatTemplate:
         return template if isinstance(template, str) else ""
 
     @cached_property
-    def variables(self) -> frozenset[str]:
-        """The variables that the template reads, as far as it can be read itself."""
-        if self._function is not None:
-            return frozenset(inspect.signature(self._function).parameters)
+    def _tree(self) -> nodes.Template | None:
+        """The template in Jinja as it parses; None where it does not, and rendering says what is wrong with it."""
         try:
-            tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAG.sub("", self.source))
+            return Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAG.sub("", self.source))
         except TemplateError:
-            return frozenset()  # rendering says what is wrong with it
-        return frozenset(meta.find_undeclared_variables(tree))
+            return None
 
     @cached_property
-    def _reads_reasoning(self) -> bool:
-        """Whether reasoning is to be told apart from the content."""
-        source = self.source
-        if self._function is not None and (module := inspect.getmodule(self._function)) is not None:
-            source = inspect.getsource(module)
-        return _REASONING in source
+    def variables(self) -> frozenset[str]:
+        """The variables that a template in Jinja reads."""
+        return frozenset() if self._tree is None else frozenset(meta.find_undeclared_variables(self._tree))
 
-    @property
+    @cached_property
     def switch(self) -> str | None:
         """The variable that turns thinking on and off; None where there is none."""
+        if self._in_python:
+            return str(getattr(self._wrapper, "_thinking_kwarg", _SWITCHES[0]))
         return next((name for name in _SWITCHES if name in self.variables), None)
+
+    @property
+    def _in_python(self) -> bool:
+        """Whether a function renders, which may take any variable: mlx-lm's, or one that a tokenizer brings along."""
+        own = getattr(type(self._inner), "apply_chat_template", None)
+        return self._function is not None or own is not PreTrainedTokenizerBase.apply_chat_template
+
+    @cached_property
+    def _field(self) -> str | None:
+        """Where the template looks for the reasoning of a message; None where it reads the content alone."""
+        if self._function is not None:
+            return _REASONING  # as OpenAI has it, which is what those functions are written for
+        read: set[object] = set()
+        if self._tree is not None:
+            read |= {node.attr for node in self._tree.find_all(nodes.Getattr)}
+            read |= {getattr(node.arg, "value", None) for node in self._tree.find_all(nodes.Getitem)}
+            calls = [node for node in self._tree.find_all(nodes.Call) if getattr(node.node, "attr", None) == "get"]
+            read |= {getattr(node.args[0], "value", None) for node in calls if node.args}
+        return next((field for field in _FIELDS if field in read), None)
 
     def chosen(self, thinking: bool | None, template_args: Mapping[str, Any] | None) -> dict[str, Any]:
         """The variables of a request.
@@ -103,6 +130,8 @@ class ChatTemplate:
 
     def unread(self, thinking: bool | None, template_args: Mapping[str, Any] | None) -> list[str]:
         """Of the settings of a request, those that the template does not read: they change nothing."""
+        if self._in_python:
+            return []
         unread = [f"template-arg {name}" for name in template_args or () if name not in self.variables]
         return [*(["thinking"] if thinking is not None and self.switch is None else []), *unread]
 
@@ -136,8 +165,8 @@ class ChatTemplate:
             reasoning, content = marks.parts(content)
         if reasoning is None:
             return told
-        if self._reads_reasoning:
-            return {**told, "content": content.lstrip("\n"), _REASONING: reasoning.strip("\n")}
+        if self._field is not None:
+            return {**told, "content": content.lstrip("\n"), self._field: reasoning.strip("\n")}
         return {**told, "content": marks.whole(reasoning, content)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer, TokenizerWrapper
 
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.tokenizer import Message, Tokenizer
@@ -75,6 +76,40 @@ def test_a_template_that_asks_for_reasoning_apart_gets_it() -> None:
     template = tokenizer(READS)
     assert template.render_chat([said(PLAIN)]) == "<assistant>(reasoned)hmYes.<assistant>"
     assert template.render_chat([said("Yes.", reasoning_content="hm")]) == "<assistant>(reasoned)hmYes.<assistant>"
+
+
+@pytest.mark.parametrize(
+    "read", ["m.reasoning_content", "m['reasoning_content']", "m.thinking", "m.reasoning", "m.get('reasoning')"]
+)
+def test_reasoning_has_the_name_that_the_template_asks_for(read: str) -> None:
+    template = tokenizer(turns("{% if " + read + " %}({{ " + read + " }}){% endif %}{{ m.content }}"))
+    assert template.render_chat([said(PLAIN)]) == "<assistant>(hm)Yes.<assistant>"
+
+
+def test_channels_are_told_apart_and_never_sent_back() -> None:
+    """A template that refuses channels in a content, as that of gpt-oss does."""
+    final = "<|channel|>final<|message|>"
+    refuses = "{% if '<|channel|>' in m.content %}{{ raise_exception('channels') }}{% endif %}{{ m.content }}"
+    names = {90: "<|start|>", 91: "<|channel|>", 92: "<|message|>", 93: "<|end|>"}
+    made = byte_tokenizer(names=names, template=turns(refuses + "{% if m.thinking and loop.last %}{% endif %}"))
+    marks = made.template.marks
+    assert marks is not None
+    answers = [f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant{final}Yes.", f"{final}Yes."]
+    assert [marks.parts(answer) for answer in answers] == [("hm", "Yes."), ("", "Yes.")]
+    assert made.render_chat([said(answers[0]), said(answers[1])]) == "<assistant>Yes.<assistant>Yes.<assistant>"
+
+
+def test_a_template_in_python_takes_variables_and_reasoning_apart() -> None:
+    def render(messages: list[dict[str, str]], add_generation_prompt: bool = False, **variables: Any) -> str:
+        return f"{messages} {variables}"
+
+    inner = tokenizer(SWITCHED).template._inner
+    made = Tokenizer(TokenizerWrapper(inner, NaiveStreamingDetokenizer, chat_template=render))
+    told = {"role": "assistant", "content": "Yes.", "reasoning_content": "hm"}
+    assert made.template.unread(False, {"effort": 1}) == []
+    chosen = made.template.chosen(False, {"effort": 1})
+    assert made.render_chat([said(PLAIN)], chosen) == f"{[told]} {{'effort': 1, 'enable_thinking': False}}"
+    assert made.render_chat([said("Yes.")]) == f"{[said('Yes.')]} {{}}"
 
 
 def test_an_answer_that_the_prompt_began_is_whole_again() -> None:
