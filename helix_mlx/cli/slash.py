@@ -112,7 +112,8 @@ def _set(repl: Repl, rest: str) -> bool:
     word, _, value = rest.partition(" ")
     if not word:
         for setting in SETTINGS:
-            repl.terminal.line(_line(repl, setting), DIM)
+            origin = repl.origins.get(setting.field, "default")
+            repl.terminal.line(f"{setting.word} {_shown(_current(repl, setting), 'none')} ({origin})", DIM)
         return _note(repl, "/set NAME VALUE changes one.")
     word = word.replace("_", "-")
     own = {"draft-tokens": _draft, "thinking": _think, "template-arg": _template_arg}
@@ -127,7 +128,7 @@ def _set(repl: Repl, rest: str) -> bool:
     if value.strip():
         repl.params = replace(repl.params, **{setting.field: setting.parse(value.strip())})
         repl.origins[setting.field] = BY_HAND
-    return _note(repl, _line(repl, setting))
+    return _note(repl, f"{word} {_shown(_current(repl, setting), 'none')}")
 
 
 def _stats(repl: Repl, rest: str) -> bool:
@@ -163,11 +164,6 @@ def _write_transcript(repl: Repl, rest: str, overwrite: bool) -> bool:
     path = Path(rest).expanduser()
     save_transcript(path, repl.engine.name, repl.messages, overwrite)
     return _note(repl, f"Saved in {path}.")
-
-
-def _line(repl: Repl, setting: Setting) -> str:
-    """A setting, its value, and where that is from."""
-    return f"{setting.word} {_shown(_current(repl, setting), 'none')} ({repl.origins.get(setting.field, 'default')})"
 
 
 def _current(repl: Repl, setting: Setting) -> object:
