@@ -43,7 +43,7 @@ class Seen:
 def ask(engine: Engine, prompt: list[int], new: int) -> tuple[Seen, list[int]]:
     """Answer a prompt; returns what was seen, and the answer."""
     before = engine.metrics().draft_prefill_tokens
-    answer = engine.submit(prompt, max_tokens=ANSWER).result()
+    answer = engine.submit(prompt, max_tokens=ANSWER, temperature=0).result()
     stats, drafted = answer.stats, engine.metrics().draft_prefill_tokens - before
     first = stats.time_to_first_token_s * 1e3
     return Seen(len(prompt), new, stats.prefill_tokens, stats.prefix_hit_tokens, drafted, first), answer.tokens

@@ -52,7 +52,9 @@ _KEYS = ("weights_bytes", "pages_bytes", "tail_bytes", "peak_bytes")
 def _running(engine: Engine, at_once: int) -> dict[str, int]:
     """Bytes, while so many answers run."""
     mx.reset_peak_memory()
-    handles = [engine.submit(filled(engine, "code", number, None), max_tokens=32) for number in range(at_once)]
+    handles = [
+        engine.submit(filled(engine, "code", number, None), max_tokens=32, temperature=0) for number in range(at_once)
+    ]
     tails = 0
     for _ in handles[0]:
         tails = max(tails, engine.metrics().tail_bytes)

@@ -22,7 +22,7 @@ def cycle_times(engine: Engine, max_tokens: int) -> list[float]:
     """Seconds between the cycles of one answer, commits included."""
     times, last = [], 0.0
     tokens = engine.pair.tokenizer.encode("import os\nimport sys\n")
-    for chunk in engine.stream(tokens, max_tokens=max_tokens, draft_tokens=4):
+    for chunk in engine.stream(tokens, max_tokens=max_tokens, temperature=0, draft_tokens=4):
         if chunk.token is not None and not chunk.from_draft:
             now = time.perf_counter()
             if last:

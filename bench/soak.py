@@ -236,6 +236,7 @@ class Soak:
                 continue
             outcome.finished += 1
             params = request.params
+            assert params is not None
             if params.rule not in ("greedy", "coupled"):
                 continue
             if params.seed is not None:

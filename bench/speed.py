@@ -44,7 +44,7 @@ def mlx_lm_draft(engine: Engine, count: int, tokens: list[int], most: int) -> in
 
 def helix(engine: Engine, count: int, tokens: list[int], most: int) -> int:
     """Helix with K = count."""
-    return len(engine.generate(tokens, max_tokens=most, draft_tokens=count).tokens)
+    return len(engine.generate(tokens, max_tokens=most, temperature=0, draft_tokens=count).tokens)
 
 
 def until_end(engine: Engine, steps: Any) -> int:

@@ -61,7 +61,7 @@ def mlx_lm(pair: Pair, at_once: int, prompts: Answers, most: int) -> Answers:
 
 def helix(engine: Engine, draft_tokens: int | None, prompts: Answers, most: int) -> Answers:
     """Helix, all requests submitted at once."""
-    handles = [engine.submit(prompt, max_tokens=most, draft_tokens=draft_tokens) for prompt in prompts]
+    handles = [engine.submit(prompt, max_tokens=most, temperature=0, draft_tokens=draft_tokens) for prompt in prompts]
     return [handle.result().tokens for handle in handles]
 
 

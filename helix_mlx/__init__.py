@@ -16,33 +16,65 @@ if TYPE_CHECKING:
     from helix_mlx.config import EngineConfig
     from helix_mlx.engine.conversation import Conversation
     from helix_mlx.engine.engine import Engine, load
-    from helix_mlx.errors import HelixError
-    from helix_mlx.request import Chunk, Completion, SamplingParams, Stats
+    from helix_mlx.engine.handle import Handle
+    from helix_mlx.engine.memory import MemoryReport
+    from helix_mlx.engine.metrics import Metrics
+    from helix_mlx.errors import (
+        ClosedError,
+        HelixError,
+        MemoryBudgetError,
+        ModelError,
+        PairError,
+        PromptError,
+        SettingsError,
+    )
+    from helix_mlx.models.pair import Pair
+    from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Stats
 
 __all__ = [
     "Chunk",
+    "ClosedError",
     "Completion",
     "Conversation",
     "Engine",
     "EngineConfig",
+    "Handle",
     "HelixError",
+    "MemoryBudgetError",
+    "MemoryReport",
+    "Metrics",
+    "ModelError",
+    "Pair",
+    "PairError",
+    "PromptError",
+    "Request",
     "SamplingParams",
+    "SettingsError",
     "Stats",
     "__version__",
     "load",
 ]
 
-_HOMES = {
-    "Chunk": "helix_mlx.request",
-    "Completion": "helix_mlx.request",
-    "Conversation": "helix_mlx.engine.conversation",
-    "Engine": "helix_mlx.engine.engine",
-    "EngineConfig": "helix_mlx.config",
-    "HelixError": "helix_mlx.errors",
-    "SamplingParams": "helix_mlx.request",
-    "Stats": "helix_mlx.request",
-    "load": "helix_mlx.engine.engine",
+_MODULES = {
+    "helix_mlx.config": ("EngineConfig",),
+    "helix_mlx.engine.conversation": ("Conversation",),
+    "helix_mlx.engine.engine": ("Engine", "load"),
+    "helix_mlx.engine.handle": ("Handle",),
+    "helix_mlx.engine.memory": ("MemoryReport",),
+    "helix_mlx.engine.metrics": ("Metrics",),
+    "helix_mlx.errors": (
+        "ClosedError",
+        "HelixError",
+        "MemoryBudgetError",
+        "ModelError",
+        "PairError",
+        "PromptError",
+        "SettingsError",
+    ),
+    "helix_mlx.models.pair": ("Pair",),
+    "helix_mlx.request": ("Chunk", "Completion", "Request", "SamplingParams", "Stats"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,8 @@ class EngineConfig:
         max_rows: rows of one decoding pass of the target, all sequences together; where they are many, each drafts
             less.
         prefix_cache: whether pages that nobody holds any more are kept for prompts that begin alike.
+        generation_config: whether the target's generation_config.json gives the settings that a request leaves out,
+            and further end tokens.
         cpu_kernels: whether models on a CPU use our own kernels: "auto" where they can be had, "on" or an error, "off".
         cpu_threads: threads for those kernels; None takes the cores that the process may use.
 
@@ -61,6 +63,7 @@ class EngineConfig:
     max_sequences: int | None = None
     max_rows: int = 16
     prefix_cache: bool = True
+    generation_config: bool = True
     cpu_kernels: str = "auto"
     cpu_threads: int | None = None
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from helix_mlx.errors import SettingsError, did_you_mean
+from helix_mlx.thinking import ThinkMarks
 
 FinishReason = Literal["stop", "length", "cancelled"]
 VERIFICATIONS = ("greedy", "token", "block", "coupled")
@@ -17,6 +18,8 @@ MAX_DRAFT_TOKENS = 7
 """Metal's vector attention takes at most 8 query rows: K drafts and the last token."""
 MAX_BITS = 1000
 """Of a number that is looked at: more than any setting takes, and few enough for a float."""
+MODEL_SETTINGS = ("temperature", "top_p", "top_k", "min_p")
+"""The fields of `SamplingParams` that a model's generation_config.json may set."""
 MAX_ANSWERS = 64
 """Answers to one prompt that a single request may ask for."""
 
@@ -25,7 +28,9 @@ MAX_ANSWERS = 64
 class SamplingParams:
     """The settings of one request; the same words on the command line, in Python and in JSON.
 
-    `verification=None` chooses: greedy at temperature 0, coupled where a seed is given, block otherwise.
+    `verification=None` chooses: greedy at temperature 0, coupled where a seed is given, block otherwise. `stop_tokens`
+    end an answer as the model's own end tokens do: ids, or texts of one token each. A whole `SamplingParams` is taken
+    as it is; only settings given one by one leave the others to the model's generation_config.json.
 
     Raises:
         SettingsError: a value is out of range, or two contradict each other.
@@ -39,6 +44,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     verification: str | None = None
+    stop_tokens: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
@@ -53,6 +59,14 @@ class SamplingParams:
             object.__setattr__(self, name, own_number(name, getattr(self, name)))
         for name in ("temperature", "top_p", "min_p"):
             object.__setattr__(self, name, own_number(name, getattr(self, name), real=True))
+        ends = (self.stop_tokens,) if isinstance(self.stop_tokens, (str, int)) else self.stop_tokens
+        _require(
+            isinstance(ends, Iterable) and all(_is_whole(end) or (isinstance(end, str) and end) for end in ends),
+            "stop-token",
+            self.stop_tokens,
+            "one token, or several, each the text of one or its id",
+        )
+        object.__setattr__(self, "stop_tokens", tuple(ends))
         whole, number = _is_whole, _is_number
         _require(whole(self.max_tokens) and self.max_tokens >= 1, "max-tokens", self.max_tokens, "at least 1")
         _require(
@@ -71,8 +85,15 @@ class SamplingParams:
             )
 
     @classmethod
-    def resolved(cls, params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
+    def resolved(
+        cls, params: SamplingParams | None, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> SamplingParams:
         """The settings of a call that takes either a whole `SamplingParams` or single settings by name.
+
+        Args:
+            params: taken as it is, where it is given.
+            settings: fields by name.
+            defaults: the model's own, for the fields that `settings` leaves out.
 
         Raises:
             SettingsError: both are given, a name is unknown, or a value is out of range.
@@ -80,8 +101,12 @@ class SamplingParams:
         if params is None:
             known = [field.name for field in fields(cls)]
             for name in settings:
-                _require_known(name, known)
-            return cls(**settings)
+                if name not in known:
+                    names = [*known, *_OWN]
+                    raise SettingsError(
+                        f"there is no setting {name}{did_you_mean(name, names)}; there are {', '.join(names)}"
+                    )
+            return cls(**{**(defaults or {}), **settings})
         if settings or not isinstance(params, cls):
             raise SettingsError("give either one SamplingParams or single settings such as temperature=0.7")
         return params
@@ -102,31 +127,96 @@ class Request:
 
     Args:
         prompt: a raw text, token ids, or the messages of a conversation, `[{"role": "user", "content": ...}, ...]`.
-        params: the sampling settings.
+        params: the sampling settings; None takes the model's defaults.
         draft_tokens: K for this request, 0 to 7; None takes the engine's.
         drafter: who drafts, "auto", "model", "ngram" or "none"; None takes the engine's.
         priority: higher goes first, is preempted last; equal ones go in the order of their arrival.
         n: answers to this one prompt. The i-th of them, from 0 on, has the seed `params.seed + i`, where there is one.
+        thinking: whether the model reasons before it answers messages, where its chat template has a switch for
+            that; None leaves it to the template.
+        template_args: further variables of the chat template, by name.
 
     Raises:
         SettingsError: a value is out of range.
     """
 
     prompt: str | Sequence[int] | Sequence[Mapping[str, str]]
-    params: SamplingParams = field(default_factory=SamplingParams)
+    params: SamplingParams | None = None
     draft_tokens: int | None = None
     drafter: str | None = None
     priority: int = 0
     n: int = 1
+    thinking: bool | None = None
+    template_args: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Any,
+        params: SamplingParams | None,
+        settings: Mapping[str, Any],
+        defaults: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """The request of a call: a prompt, and its settings as `Settings` names them.
+
+        Args:
+            prompt: as the field.
+            params: a whole `SamplingParams`, or None.
+            settings: fields of a request and, where `params` is None, of `SamplingParams`.
+            defaults: the model's own, for the fields of `SamplingParams` that are given nowhere.
+
+        Raises:
+            SettingsError: a name is unknown, or a value is out of range.
+        """
+        own = {name: settings[name] for name in _OWN if name in settings}
+        rest = {name: settings[name] for name in settings if name not in own}
+        return cls(prompt, SamplingParams.resolved(params, rest, defaults), **own)
 
     def __post_init__(self) -> None:
         for name in ("draft_tokens", "priority", "n"):
             object.__setattr__(self, name, own_number(name, getattr(self, name)))
+        whole = self.params is None or isinstance(self.params, SamplingParams)
+        _require(whole, "params", self.params, "a SamplingParams")
         check_draft_tokens(self.draft_tokens)
         known = self.drafter is None or self.drafter in DRAFTERS
         _require(known, "drafter", self.drafter, "one of " + ", ".join(DRAFTERS))
         _require(_is_whole(self.priority), "priority", self.priority, "a whole number")
         _require(_is_whole(self.n) and 1 <= self.n <= MAX_ANSWERS, "n", self.n, f"between 1 and {MAX_ANSWERS}")
+        _require(
+            self.thinking is None or isinstance(self.thinking, bool), "thinking", self.thinking, "True, False, or None"
+        )
+        named = self.template_args is None or (
+            isinstance(self.template_args, Mapping) and all(_is_name(name) for name in self.template_args)
+        )
+        _require(named, "template_args", self.template_args, "variables of the chat template by name")
+
+    @property
+    def asks_template(self) -> bool:
+        """Whether it sets something that only a chat template can read."""
+        return self.thinking is not None or bool(self.template_args)
+
+
+_OWN = tuple(field.name for field in fields(Request) if field.name not in ("prompt", "params", "n"))
+"""What a call sets of its request by name; several answers come of `submit` alone."""
+
+
+class Settings(TypedDict, total=False):
+    """What every way to ask takes by name: fields of `SamplingParams` and of `Request`, which say what they are."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int | None
+    stop: str | Iterable[str]
+    verification: str | None
+    stop_tokens: int | str | Iterable[int | str]
+    draft_tokens: int | None
+    drafter: str | None
+    priority: int
+    thinking: bool | None
+    template_args: Mapping[str, Any] | None
 
 
 def check_draft_tokens(draft_tokens: int | None) -> int | None:
@@ -164,9 +254,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _require_known(name: str, known: list[str]) -> None:
-    if name not in known:
-        raise SettingsError(f"there is no setting {name}{did_you_mean(name, known)}; there are {', '.join(known)}")
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isidentifier()
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -233,8 +322,9 @@ class Chunk:
     """A piece of a streamed answer: whole characters only.
 
     `token` is None where only held-back text is shown, as at the end. `from_draft` tells a token that the
-    draft proposed and the target kept. `finish_reason` and `stats` come with the last chunk. `index` tells which of
-    a request's n answers it belongs to.
+    draft proposed and the target kept. `reasoning` tells what the model writes before its answer, its marks included.
+    `finish_reason`, `stats` and `message` come with the last chunk: `message` is the whole answer, to be appended to
+    the messages of a conversation. `index` tells which of a request's n answers it belongs to.
     """
 
     text: str
@@ -243,11 +333,17 @@ class Chunk:
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
     index: int = 0
+    reasoning: bool = False
+    message: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer. `tokens` includes the token that ended it, where one did; `text` ends before it."""
+    """A whole answer. `tokens` includes the token that ended it, where one did; `text` ends before it.
+
+    `text` is everything that was written; `reasoning` and `content` are its parts. `marks` are what tells them apart,
+    None where the model knows no marks.
+    """
 
     text: str
     tokens: list[int]
@@ -255,7 +351,32 @@ class Completion:
     prompt_tokens: int
     stats: Stats
     settings: dict[str, Any] = field(default_factory=dict)
+    marks: ThinkMarks | None = None
+
+    @property
+    def reasoning(self) -> str | None:
+        """What the model wrote before its answer, without the marks around it; None where there was none."""
+        reasoning, _ = self._parts()
+        return None if reasoning is None else reasoning.strip()
+
+    @property
+    def content(self) -> str:
+        """The answer without its reasoning; empty where it ended before the reasoning did."""
+        reasoning, content = self._parts()
+        return content if reasoning is None else content.lstrip()
+
+    @property
+    def message(self) -> dict[str, str]:
+        """The answer as a message, to be appended to the messages of a conversation; it holds all that was written."""
+        reasoning, content = self._parts()
+        message = {"role": "assistant", "content": content}
+        return message if reasoning is None else {**message, "reasoning_content": reasoning}
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
-        return asdict(self)
+        found = asdict(self)
+        del found["marks"]
+        return {"text": found.pop("text"), "reasoning": self.reasoning, "content": self.content, **found}
+
+    def _parts(self) -> tuple[str | None, str]:
+        return (None, self.text) if self.marks is None else self.marks.parts(self.text)

@@ -13,8 +13,8 @@ import numpy as np
 from mlx.utils import tree_map_with_path
 from mlx_lm.generate import generate_step
 from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer, TokenizerWrapper
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from helix_mlx.engine.core import Core
@@ -59,14 +59,18 @@ def built(config: dict[str, Any], seed: int) -> LoadedModel:
     return LoadedModel(f"{family}-{seed}", Path(), model, config, layers, width, 4096)
 
 
-def byte_tokenizer(eos_ids: tuple[int, ...] = (), size: int = VOCAB) -> Tokenizer:
-    """One token a printable character, ids 0 to size - 1."""
-    vocab = {chr(32 + i): i for i in range(size)}
+def byte_tokenizer(
+    eos_ids: tuple[int, ...] = (), size: int = VOCAB, names: dict[int, str] | None = None, template: str = ""
+) -> Tokenizer:
+    """One token a printable character, ids 0 to size - 1; `names` makes whole words of some, such as "<think>"."""
+    names = names or {}
+    vocab = {names.get(i, chr(32 + i)): i for i in range(size)}
     raw = RawTokenizer(models.WordLevel(vocab, unk_token=" "))
+    raw.add_tokens([AddedToken(name, normalized=False) for name in names.values()])
     raw.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     raw.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False)
-    fast.chat_template = (
+    fast.chat_template = template or (
         "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import helix_mlx
+from helix_mlx import errors
 from helix_mlx.cli.options import SETTINGS
 from helix_mlx.cli.slash import COMMANDS
 from helix_mlx.toml import read_toml
@@ -95,3 +96,13 @@ def test_the_readme_links_lead_somewhere() -> None:
         text = (ROOT / name).read_text(encoding="utf-8")
         links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
         assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_public_name_is_there_and_every_error_is_one_of_them() -> None:
+    for name in helix_mlx.__all__:
+        assert getattr(helix_mlx, name) is not None
+    assert {"Request", "Handle", "Metrics"} <= set(helix_mlx.__all__) <= set(dir(helix_mlx))
+    found = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
+    }
+    assert found <= set(helix_mlx.__all__)

@@ -9,8 +9,8 @@ import click
 from helix_mlx import __version__
 from helix_mlx.cli.interrupt import ctrl_c_as_flag
 from helix_mlx.cli.keyboard import Keyboard, history_file
-from helix_mlx.cli.loading import open_engine
-from helix_mlx.cli.options import sampling_params, settings_options
+from helix_mlx.cli.loading import open_engine, tell_unread
+from helix_mlx.cli.options import origins, sampling_params, settings_options, template_settings
 from helix_mlx.cli.repl import ChatEngine, Repl
 from helix_mlx.cli.slash import is_command, run_command
 from helix_mlx.cli.status import memory_line
@@ -20,14 +20,14 @@ from helix_mlx.errors import HelixError, SettingsError
 
 @click.command("chat")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, stats.")
+@click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, content, stats.")
 @settings_options
 @click.pass_context
 def chat_command(ctx: click.Context, /, name: str | None, as_json: bool, **options: Any) -> None:
     """Talk to a pair or a model. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
 
     NAME is a pair, see `helix-mlx pairs`, or the folder or repository of a model.
-    Standard input may also be a pipe: a message a line, and only the answers are printed.
+    Standard input may also be a pipe: a message a line, and only the answers are printed, without their reasoning.
     """
     if name is not None:
         if options["model"] is not None:
@@ -35,10 +35,15 @@ def chat_command(ctx: click.Context, /, name: str | None, as_json: bool, **optio
         options["model"] = name
     environment = ctx.obj or {}
     terminal = Terminal.of_process(environment, options["no_color"])
-    params = sampling_params(options)
+    sampling_params(options)  # mistakes are told before a model is loaded
     keyboard = Keyboard(terminal, history_file(environment))
     with open_engine(options, terminal) as engine, engine.conversation() as talk:
+        params = sampling_params(options, engine.defaults)
         repl = Repl(engine, talk, terminal, params, options["system"], as_json)
+        chosen = template_settings(options)
+        repl.thinking, repl.template_args = chosen.get("thinking"), chosen.get("template_args", {})
+        repl.origins = origins(options, engine.defaults)
+        tell_unread(engine, terminal, chosen)
         greet(engine, terminal, keyboard.interactive)
         try:
             with ctrl_c_as_flag():  # so that a second Ctrl-C, right after the first, ends nothing

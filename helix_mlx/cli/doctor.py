@@ -90,8 +90,8 @@ def examine(terminal: Terminal) -> tuple[dict[str, Any], list[Check]]:
         with load(config=EngineConfig(calibrate=False), notice=terminal.error_line) as engine:
             kernels = engine.pair.kernels
             in_use: dict[str, Any] = {**kernels.settings(), "reason": kernels.reason or "compiled for this machine"}
-            plain = engine.generate(CHECK_PROMPT, max_tokens=CHECK_TOKENS, draft_tokens=0)
-            drafted = engine.generate(CHECK_PROMPT, max_tokens=CHECK_TOKENS, draft_tokens=4)
+            plain = engine.generate(CHECK_PROMPT, max_tokens=CHECK_TOKENS, temperature=0, draft_tokens=0)
+            drafted = engine.generate(CHECK_PROMPT, max_tokens=CHECK_TOKENS, temperature=0, draft_tokens=4)
     except HelixError as error:
         return {}, [Check("the built-in pair loads", False, str(error))]
     same = plain.tokens == drafted.tokens

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from helix_mlx.cli.interrupt import INTERRUPTED, ctrl_c_as_flag
-from helix_mlx.cli.loading import open_engine
-from helix_mlx.cli.options import Options, sampling_params, settings_options
+from helix_mlx.cli.loading import open_engine, tell_unread
+from helix_mlx.cli.options import Options, sampling_params, settings_options, template_settings
+from helix_mlx.cli.painter import Painter
 from helix_mlx.cli.progress import ProgressBar
+from helix_mlx.cli.repl import UNANSWERED
 from helix_mlx.cli.status import status_line
 from helix_mlx.cli.terminal import DIM, Terminal
 from helix_mlx.cli.text import checked_text, not_utf8
@@ -25,18 +27,30 @@ if TYPE_CHECKING:
 
 @click.command("generate", short_help="Answer one prompt.")
 @click.argument("prompt", required=False)
-@click.option("--raw", is_flag=True, help="Complete the prompt as it is, without the chat template.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text, tokens, stats, settings.")
+@click.option(
+    "--raw", is_flag=True, help="Complete the prompt as it is, without the chat template, and print reasoning, too."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: text, reasoning, content, tokens, stats, settings."
+)
 @settings_options
 @click.pass_context
 def generate_command(ctx: click.Context, /, prompt: str | None, raw: bool, as_json: bool, **options: Any) -> None:
-    """Answer PROMPT, or what comes on standard input where PROMPT is missing or "-"."""
+    """Answer PROMPT, or what comes on standard input where PROMPT is missing or "-".
+
+    At a terminal a model's reasoning is shown dim before its answer; in a pipe or a file there is the answer alone.
+    """
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
-    params = sampling_params(options)
+    sampling_params(options)  # mistakes are told before a model is loaded
+    chosen = template_settings(options)
     text = read_prompt(prompt)
     if raw and options["system"]:
         raise PromptError("--raw leaves the chat template out, and --system needs it; give one of them")
+    if raw and chosen:
+        raise PromptError("--raw leaves the chat template out, and --thinking and --template-arg are for it; choose")
     with open_engine(options, terminal) as engine:
+        params = sampling_params(options, engine.defaults)
+        tell_unread(engine, terminal, chosen)
         if as_json:
             completion = _complete(engine, text, params, raw, options)
             terminal.line(json.dumps(completion.to_json(), ensure_ascii=False))
@@ -70,22 +84,33 @@ def _messages(text: str, options: Options) -> list[dict[str, str]]:
 
 
 def _complete(engine: Engine, text: str, params: SamplingParams, raw: bool, options: Options) -> Completion:
-    return engine.generate(text, params) if raw else engine.chat(_messages(text, options), params)
+    if raw:
+        return engine.generate(text, params)
+    return engine.chat(_messages(text, options), params, **template_settings(options))
 
 
 def _stream(engine: Engine, text: str, params: SamplingParams, raw: bool, options: Options, terminal: Terminal) -> bool:
     """Print the answer as it comes; return whether Ctrl-C ended it."""
-    bar = ProgressBar(terminal, "Reading the prompt")
+    bar, painter = ProgressBar(terminal, "Reading the prompt"), Painter(terminal, whole=raw, drafts=False)
+    answered = False
     with ctrl_c_as_flag() as stopped:
         chunks: Iterator[Chunk]
         if raw:
             chunks = engine.stream(text, params, cancel=stopped, progress=bar.update)
         else:
-            chunks = engine.stream_chat(_messages(text, options), params, cancel=stopped, progress=bar.update)
-        for chunk in chunks:
-            bar.wipe()
-            terminal.write(chunk.text)
+            messages, chosen = _messages(text, options), template_settings(options)
+            chunks = engine.stream_chat(messages, params, **chosen, cancel=stopped, progress=bar.update)
+        chunk = Chunk("")
+        try:
+            for chunk in chunks:
+                bar.wipe()
+                painter.write(chunk)
+                answered = answered or bool(chunk.text and not chunk.reasoning)
+        finally:
+            painter.end()
         terminal.line()
+        if chunk.reasoning and not answered and not terminal.live and not raw:
+            terminal.error_line(UNANSWERED)
         if chunk.stats and terminal.live and terminal.live_errors:
             terminal.error_line(terminal.paint(status_line(chunk), DIM))
         return chunk.finish_reason == "cancelled"

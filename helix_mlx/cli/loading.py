@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from helix_mlx.cli.options import Options, engine_config
 from helix_mlx.cli.progress import ticking
@@ -13,6 +14,7 @@ from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import DEMONSTRATION, converted_folder, named_pair, named_pairs, source_path
 
 if TYPE_CHECKING:
+    from helix_mlx.cli.repl import ChatEngine
     from helix_mlx.engine.engine import Engine
 
 
@@ -37,6 +39,12 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
             trust_remote_code=options["trust_remote_code"],
             notice=lambda text: terminal.error_line(f"\r\x1b[K{text}" if terminal.live_errors else text),
         )
+
+
+def tell_unread(engine: ChatEngine, terminal: Terminal, chosen: Mapping[str, Any]) -> None:
+    """Say of each setting for the chat template that the model's own does not read it."""
+    for what in engine.unread(chosen.get("thinking"), chosen.get("template_args")):
+        terminal.error_line(f"The model's chat template does not read {what}; it changes nothing.")
 
 
 def chosen(options: Options) -> tuple[str | None, str | None, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -10,7 +11,15 @@ import click
 
 from helix_mlx.config import CPU_KERNELS, EngineConfig, parse_bytes
 from helix_mlx.errors import SettingsError
-from helix_mlx.request import DRAFTERS, MAX_DRAFT_TOKENS, VERIFICATIONS, SamplingParams, check_draft_tokens
+from helix_mlx.request import (
+    DRAFTERS,
+    MAX_DRAFT_TOKENS,
+    MODEL_SETTINGS,
+    VERIFICATIONS,
+    Request,
+    SamplingParams,
+    check_draft_tokens,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Options = Mapping[str, Any]
@@ -46,25 +55,62 @@ def switch(text: str) -> bool:
     return text == "on"
 
 
+def thinking(text: str) -> bool | None:
+    """What "on", "off" and "auto" stand for; the last leaves it to the model's chat template.
+
+    Raises:
+        SettingsError: the word is none of them.
+    """
+    if text not in ("on", "off", "auto"):
+        raise SettingsError(f"thinking is {text}, but has to be on, off or auto")
+    return None if text == "auto" else text == "on"
+
+
+def template_arg(text: str) -> tuple[str, Any]:
+    """The variable and the value of "NAME=VALUE": the value as JSON where it is that, else the text itself.
+
+    Raises:
+        SettingsError: there is no name, or no value.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise SettingsError(f"template-arg is {text!r}, but has to be NAME=VALUE, such as reasoning_effort=high")
+    try:
+        return name, json.loads(value, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return name, value
+
+
+def stop_token(text: str) -> int | str:
+    """A token by its id, where the text is a number, or by its text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: the word for it, what it takes, and what it means.
 
     `home` is the dataclass it belongs to, which knows its default and its range. A setting of one request can be
-    changed in the middle of a chat; one of the engine cannot. `kind` makes a value of a text.
+    changed in the middle of a chat; one of the engine cannot. `kind` makes a value of a text. `named` is the field,
+    where it has another name than the word.
     """
 
     word: str
-    home: type[SamplingParams] | type[EngineConfig]
+    home: type[SamplingParams] | type[EngineConfig] | type[Request]
     kind: Callable[[str], Any]
     metavar: str
     help: str
     multiple: bool = False
+    named: str = ""
 
     @property
     def field(self) -> str:
         """The name of the dataclass field and of click's parameter."""
-        return self.word.replace("-", "_")
+        return self.named or self.word.replace("-", "_")
 
     @property
     def default(self) -> Any:
@@ -94,6 +140,31 @@ SETTINGS = (
     Setting("min-p", SamplingParams, float, "X", "Drop tokens below this share of the likeliest; 0 is off."),
     Setting("seed", SamplingParams, int, "N", "The same seed gives the same text, with any draft or none."),
     Setting("stop", SamplingParams, str, "TEXT", "End before this text; may be repeated.", multiple=True),
+    Setting(
+        "stop-token",
+        SamplingParams,
+        stop_token,
+        "TOKEN|ID",
+        "End at this token, as at the model's own end; may be repeated.",
+        multiple=True,
+        named="stop_tokens",
+    ),
+    Setting(
+        "thinking",
+        Request,
+        thinking,
+        "on|off|auto",
+        "Whether the model reasons before it answers, where its chat template has a switch.  [default: auto]",
+    ),
+    Setting(
+        "template-arg",
+        Request,
+        template_arg,
+        "NAME=VALUE",
+        "A variable of the chat template, as JSON or text; may be repeated.",
+        multiple=True,
+        named="template_args",
+    ),
     Setting(
         "draft-tokens",
         EngineConfig,
@@ -129,6 +200,11 @@ _OTHERS = (
     click.option("--draft", metavar="PATH|REPO|none", help="A draft for it, of the same vocabulary."),
     click.option("--trust-remote-code", is_flag=True, help="Run Python code that a model brings along."),
     click.option("--system", metavar="TEXT", help="A system message."),
+    click.option(
+        "--no-generation-config",
+        is_flag=True,
+        help="Leave out what the model's generation_config.json sets where you do not, and its end tokens.",
+    ),
     click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set."),
 )
 
@@ -138,6 +214,8 @@ def settings_options(command: Command) -> Command:
     for setting in reversed(SETTINGS):
         shown = setting.default not in (None, ())
         default = "on" if setting.default is True else setting.default
+        if setting.field in MODEL_SETTINGS:
+            default = f"the model's, or {default}"
         text = f"{setting.help}  [default: {default}]" if shown else setting.help
         command = click.option(
             f"--{setting.word}",
@@ -152,13 +230,25 @@ def settings_options(command: Command) -> Command:
     return command
 
 
-def sampling_params(options: Options) -> SamplingParams:
-    """The request settings among a command's options.
+def sampling_params(options: Options, defaults: Mapping[str, Any] | None = None) -> SamplingParams:
+    """The sampling settings among a command's options, on top of the model's own.
 
     Raises:
         SettingsError: a value is out of range, or two contradict each other.
     """
-    return SamplingParams(**_given(options, SamplingParams))
+    return SamplingParams(**{**(defaults or {}), **_given(options, SamplingParams)})
+
+
+def template_settings(options: Options) -> dict[str, Any]:
+    """What a command's options set for the chat template, by the names of `Request`."""
+    given = _given(options, Request)
+    return {**given, "template_args": dict(given["template_args"])} if "template_args" in given else given
+
+
+def origins(options: Options, defaults: Mapping[str, Any]) -> dict[str, str]:
+    """Where each setting's value is from, by its field; those that are as they always are, are left out."""
+    given = [name for home in (SamplingParams, EngineConfig, Request) for name in _given(options, home)]
+    return {**dict.fromkeys(defaults, "generation_config.json"), **dict.fromkeys(given, "command line")}
 
 
 def engine_config(options: Options) -> EngineConfig:
@@ -167,7 +257,7 @@ def engine_config(options: Options) -> EngineConfig:
     Raises:
         SettingsError: a value is out of range.
     """
-    return EngineConfig(**_given(options, EngineConfig))
+    return EngineConfig(**_given(options, EngineConfig), generation_config=not options.get("no_generation_config"))
 
 
 def _given(options: Options, home: type) -> dict[str, Any]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from helix_mlx.cli.interrupt import ctrl_c_as_flag
+from helix_mlx.cli.painter import Painter
 from helix_mlx.cli.progress import ProgressBar
 from helix_mlx.cli.status import status_line
-from helix_mlx.cli.terminal import DIM, SHADE, Terminal
+from helix_mlx.cli.terminal import DIM, Terminal
 from helix_mlx.cli.text import checked_text
 from helix_mlx.errors import HelixError, MemoryBudgetError, PromptError
-from helix_mlx.request import Chunk, SamplingParams, Stats
+from helix_mlx.request import Chunk, SamplingParams, Settings, Stats
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from helix_mlx.config import EngineConfig
     from helix_mlx.engine.memory import MemoryReport
 
 Message = dict[str, str]
+UNANSWERED = "There is no answer behind the reasoning; raise --max-tokens, or try --thinking off."
 
 
 class Talk(Protocol):
@@ -29,9 +33,9 @@ class Talk(Protocol):
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
-        draft_tokens: int | None = None,
         cancel: Callable[[], bool] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        **settings: Unpack[Settings],
     ) -> Iterator[Chunk]:
         """Answer the conversation so far."""
         ...
@@ -64,6 +68,10 @@ class ChatEngine(Protocol):
         """How it runs."""
         ...
 
+    def unread(self, thinking: bool | None, template_args: Mapping[str, Any] | None) -> list[str]:
+        """Settings that its chat template does not read."""
+        ...
+
     def memory(self) -> MemoryReport:
         """What its page pool holds."""
         ...
@@ -75,6 +83,9 @@ class Repl:
     Attributes:
         params: the settings of the next answer.
         draft_tokens: K of the next answer; None leaves it to the engine.
+        thinking: whether the model reasons before the next answer; None leaves it to its chat template.
+        template_args: further variables of the chat template.
+        origins: where the value of a setting is from, by its field, unless it is what it always is.
         messages: the conversation so far, a system message first where there is one.
         last_stats: what the last answer cost, if there was one.
         stopped: whether Ctrl-C ended the last answer.
@@ -103,6 +114,9 @@ class Repl:
         self.as_json = as_json
         self.params = params
         self.draft_tokens = engine.config.draft_tokens
+        self.thinking: bool | None = None
+        self.template_args: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
         self.messages: list[Message] = []
         self.last_stats: Stats | None = None
         self.stopped = False
@@ -133,67 +147,61 @@ class Repl:
             HelixError: it cannot be answered; the conversation is as it was before.
         """
         asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        answer, last = self._show_answer(asked)
-        if answer:
-            self.messages = [*asked, {"role": "assistant", "content": answer}]
+        whole, answer, last = self._show_answer(asked)
+        if whole:
+            self.messages = [*asked, dict(last.message or {"role": "assistant", "content": whole})]
         self.last_stats = last.stats or self.last_stats
         self.stopped = last.finish_reason == "cancelled"
         if self.as_json:
             stats = last.stats.to_json() if last.stats else None
-            found = {"text": answer, "finish_reason": last.finish_reason, "stats": stats}
+            reasoning = (last.message or {}).get("reasoning_content")
+            found = {
+                "text": whole,
+                "reasoning": None if reasoning is None else reasoning.strip(),
+                "content": answer,
+                "finish_reason": last.finish_reason,
+                "stats": stats,
+            }
             self.terminal.line(json.dumps(found, ensure_ascii=False))
+        elif whole and not answer and not self.terminal.live:
+            self.terminal.error_line(UNANSWERED)
         if self.as_json or not self.terminal.live:
             return
-        if answer and last.stats:
+        if whole and last.stats:
             self.terminal.line(status_line(last), DIM)
         else:
             ended = "stopped before the first word" if self.stopped else "there was no answer"
             self.terminal.line(f"{ended}; your message was taken back", DIM)
 
-    def _show_answer(self, messages: list[Message]) -> tuple[str, Chunk]:
-        """Stream an answer to the terminal; return its text and its last chunk."""
-        bar, painter, said = ProgressBar(self.terminal, "Reading"), _Painter(self.terminal), ""
-        last = Chunk("")
+    def _show_answer(self, messages: list[Message]) -> tuple[str, str, Chunk]:
+        """Stream an answer to the terminal; return all its text, that without the reasoning, and its last chunk."""
+        bar, painter = ProgressBar(self.terminal, "Reading"), Painter(self.terminal)
+        whole, answer, last = "", "", Chunk("")
         with ctrl_c_as_flag() as stopped:
             chunks = self.talk.stream(
-                messages, self.params, draft_tokens=self.draft_tokens, cancel=stopped, progress=bar.update
+                messages,
+                self.params,
+                draft_tokens=self.draft_tokens,
+                thinking=self.thinking,
+                template_args=self.template_args,
+                cancel=stopped,
+                progress=bar.update,
             )
             try:
                 for last in chunks:
                     bar.wipe()
                     if not self.as_json:
-                        painter.write(last.text, last.from_draft)
-                    said += last.text
+                        painter.write(last)
+                    whole += last.text
+                    answer += "" if last.reasoning else last.text
             finally:
                 bar.wipe()
                 painter.end()
-        if not said.endswith("\n") and not self.as_json:
-            self.terminal.line()
-        return said, last
+        if not self.as_json:
+            painter.end_line()
+        return whole, answer, last
 
     def explain(self, error: HelixError) -> str:
         """An error in words that fit a chat."""
         full = isinstance(error, PromptError | MemoryBudgetError) and len(self.messages) > 1
         return f"{error} (/reset forgets the conversation)" if full else str(error)
-
-
-class _Painter:
-    """Writes text, that of drafted tokens in another shade, with no more escape codes than changes of shade."""
-
-    def __init__(self, terminal: Terminal) -> None:
-        self._terminal = terminal
-        self._shaded = False
-
-    def write(self, text: str, from_draft: bool) -> None:
-        if not text:
-            return
-        code = ""
-        if self._terminal.colour and from_draft != self._shaded:
-            code = f"\x1b[{SHADE}m" if from_draft else "\x1b[0m"
-            self._shaded = from_draft
-        self._terminal.write(code + text)
-
-    def end(self) -> None:
-        if self._shaded:
-            self._terminal.write("\x1b[0m")
-            self._shaded = False

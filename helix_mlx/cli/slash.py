@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from helix_mlx.cli.options import SETTINGS, Setting, draft_length
+from helix_mlx.cli.options import SETTINGS, Setting, draft_length, template_arg, thinking
 from helix_mlx.cli.repl import Repl
 from helix_mlx.cli.status import memory_line, stats_lines
 from helix_mlx.cli.terminal import DIM
 from helix_mlx.cli.transcript import save_transcript
 from helix_mlx.errors import SettingsError, did_you_mean
-from helix_mlx.request import SamplingParams
+from helix_mlx.request import Request, SamplingParams
 
+BY_HAND = "/set"
+"""Where a setting's value is from that was changed in the chat."""
 _FORM = re.compile(r"/([A-Za-z?]*!?)(?:\s+(.*))?$", re.DOTALL)
 
 
@@ -80,19 +83,43 @@ def _draft(repl: Repl, rest: str) -> bool:
         raise SettingsError("this pair has no draft; start the chat with --draft, or with another --pair")
     if not rest:
         return _note(repl, f"Drafts a cycle: {_shown(repl.draft_tokens, 'auto')}. /draft N, off or auto changes it.")
-    repl.draft_tokens = length
+    repl.draft_tokens, repl.origins["draft_tokens"] = length, BY_HAND
     return _note(repl, f"Drafts a cycle: {_shown(length, 'auto')}.")
+
+
+def _think(repl: Repl, rest: str) -> bool:
+    if rest:
+        repl.thinking, repl.origins["thinking"] = thinking(rest), BY_HAND
+        _tell_unread(repl, repl.thinking, None)
+    shown = {None: "auto, as the model's chat template has it", True: "on", False: "off"}[repl.thinking]
+    return _note(repl, f"Thinking: {shown}." + ("" if rest else " /think on, off or auto changes it."))
+
+
+def _template_arg(repl: Repl, rest: str) -> bool:
+    if rest:
+        name, value = (None, None) if rest.lower() == "none" else template_arg(rest)
+        repl.template_args = {**repl.template_args, name: value} if name else {}
+        repl.origins["template_args"] = BY_HAND
+        _tell_unread(repl, None, {name: value} if name else None)
+    return _note(repl, f"template-arg {_shown(_pairs(repl.template_args), 'none')}")
+
+
+def _tell_unread(repl: Repl, thinks: bool | None, template_args: dict[str, object] | None) -> None:
+    for what in repl.engine.unread(thinks, template_args):
+        _note(repl, f"The model's chat template does not read {what}; it changes nothing.")
 
 
 def _set(repl: Repl, rest: str) -> bool:
     word, _, value = rest.partition(" ")
     if not word:
         for setting in SETTINGS:
-            repl.terminal.line(f"{setting.word} {_shown(_current(repl, setting), 'none')}", DIM)
+            origin = repl.origins.get(setting.field, "default")
+            repl.terminal.line(f"{setting.word} {_shown(_current(repl, setting), 'none')} ({origin})", DIM)
         return _note(repl, "/set NAME VALUE changes one.")
     word = word.replace("_", "-")
-    if word == "draft-tokens":
-        return _draft(repl, value.strip())
+    own = {"draft-tokens": _draft, "thinking": _think, "template-arg": _template_arg}
+    if word in own:
+        return own[word](repl, value.strip())
     by_word = {setting.word: setting for setting in SETTINGS}
     if word not in by_word:
         raise SettingsError(f"there is no setting {word}{did_you_mean(word, by_word)}; there are {', '.join(by_word)}")
@@ -101,6 +128,7 @@ def _set(repl: Repl, rest: str) -> bool:
         raise SettingsError(f"{word} is fixed while a pair is loaded; start the chat with --{word}")
     if value.strip():
         repl.params = replace(repl.params, **{setting.field: setting.parse(value.strip())})
+        repl.origins[setting.field] = BY_HAND
     return _note(repl, f"{word} {_shown(_current(repl, setting), 'none')}")
 
 
@@ -141,9 +169,16 @@ def _write_transcript(repl: Repl, rest: str, overwrite: bool) -> bool:
 
 def _current(repl: Repl, setting: Setting) -> object:
     if setting.word == "draft-tokens":
-        return repl.draft_tokens
+        return "auto" if repl.draft_tokens is None else repl.draft_tokens
+    if setting.home is Request:
+        asked = {"thinking": "auto" if repl.thinking is None else repl.thinking}
+        return asked.get(setting.word, _pairs(repl.template_args))
     value: object = getattr(repl.params if setting.home is SamplingParams else repl.engine.config, setting.field)
     return " ".join(repr(text) for text in value) if isinstance(value, tuple) else value
+
+
+def _pairs(template_args: dict[str, object]) -> str:
+    return " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in template_args.items())
 
 
 def _shown(value: object, otherwise: str) -> str:
@@ -165,6 +200,7 @@ COMMANDS = {
     "reset": SlashCommand("/reset", "forget the conversation", _reset),
     "system": SlashCommand("/system TEXT", "set the system message; none takes it away", _system),
     "draft": SlashCommand("/draft N|off|auto", "drafts a cycle", _draft),
+    "think": SlashCommand("/think on|off|auto", "whether the model reasons before it answers", _think),
     "set": SlashCommand("/set NAME VALUE", "change a setting, such as temperature 0.7; alone, show them all", _set),
     "stats": SlashCommand("/stats", "what the last answer cost, and the memory in use", _stats),
     "save": SlashCommand("/save FILE", "write the conversation to a Markdown file", _save),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from helix_mlx.errors import SettingsError
@@ -38,8 +38,16 @@ def save_transcript(path: Path, name: str, messages: Sequence[dict[str, str]], o
 
 def render_markdown(name: str, messages: Sequence[dict[str, str]]) -> str:
     """A conversation in Markdown: a heading a message."""
-    parts = [f"## {_TITLES.get(message['role'], name)}\n\n{message['content'].strip()}\n" for message in messages]
+    parts = [f"## {_TITLES.get(message['role'], name)}\n\n{_markdown(message)}\n" for message in messages]
     return "\n".join([f"# A chat with {name}\n", *parts])
+
+
+def _markdown(message: Mapping[str, str]) -> str:
+    """A message's text, its reasoning folded away before it."""
+    content, reasoning = message["content"].strip(), message.get("reasoning_content", "").strip()
+    if not reasoning:
+        return content
+    return f"<details><summary>Reasoning</summary>\n\n{reasoning}\n\n</details>\n\n{content}".rstrip()
 
 
 def write_beside(path: Path, text: str, mode: int | None = None) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from collections.abc import Sequence as Seq
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from helix_mlx.engine.core import Core
 from helix_mlx.engine.reading import Cancel, Progress, read
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.models.tokenizer import Message
-from helix_mlx.request import Chunk, SamplingParams
+from helix_mlx.request import Chunk, Request, SamplingParams, Settings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Conversation:
@@ -40,22 +43,25 @@ class Conversation:
     ) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        state = "not begun" if self._last is None else f"{self._last.prompt_tokens} tokens in its last prompt"
+        return f"<Conversation: {state}>"
+
     def stream(
         self,
         messages: Seq[Message],
         params: SamplingParams | None = None,
         *,
-        draft_tokens: int | None = None,
         cancel: Cancel | None = None,
         progress: Progress | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> Generator[Chunk]:
         """Answer the conversation so far, piece by piece.
 
         Args:
             messages: all of it, the new message last. Whole pages of what came before are not read again, as long
-                as the prefix cache holds them.
-            params, draft_tokens, cancel, progress, settings: as in `Engine.stream`.
+                as the prefix cache holds them. An answer goes in as the `message` of its last chunk, or as its text.
+            params, cancel, progress, settings: as in `Engine.stream_chat`.
 
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
@@ -64,9 +70,11 @@ class Conversation:
             HelixError: the conversation does not fit the context, or a setting is out of range.
         """
         self._stop_running()
-        resolved = SamplingParams.resolved(params, settings)
-        prompt = self._core.render_chat(messages)
-        sequence = self._core.sequence(self._tokens(prompt), resolved, draft_tokens)
+        request = Request.of(messages, params, settings, self._core.defaults)
+        assert request.params is not None
+        prompt = self._core.render_chat(request)
+        sequence = self._core.sequence(self._tokens(prompt), request.params, request.draft_tokens, request.drafter)
+        sequence.priority = request.priority
         self._last, self._last_prompt = sequence, prompt
         self._running = read(self._core, sequence, cancel, progress, self._owner)
         return self._running

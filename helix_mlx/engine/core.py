@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -26,7 +27,7 @@ from helix_mlx.engine.scheduler import Limits, Scheduler
 from helix_mlx.engine.sequence import Sequence
 from helix_mlx.engine.step import Models
 from helix_mlx.engine.worker import Worker
-from helix_mlx.errors import PromptError
+from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.kernels import cpu_attention
 from helix_mlx.kernels.cpu_library import Notice
 from helix_mlx.kernels.device import chip_name
@@ -36,7 +37,7 @@ from helix_mlx.models.pair import Pair
 from helix_mlx.models.shared_vocabulary import SharedVocabulary
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.prefix_cache import PrefixCache
-from helix_mlx.request import Completion, SamplingParams, check_draft_tokens
+from helix_mlx.request import Completion, Request, SamplingParams, check_draft_tokens
 from helix_mlx.sampling.noise import fold_seed
 from helix_mlx.speculative.calibration import LadderKey, LadderStore
 from helix_mlx.speculative.draft_model import DraftModel
@@ -102,6 +103,11 @@ class Core:
     def has_draft(self) -> bool:
         """Whether there is something to speculate with."""
         return self._drafter(None) != "none"
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The settings of requests that leave them out, as far as the model's makers have said."""
+        return self.pair.generation.settings if self.config.generation_config else {}
 
     def _drafter(self, wanted: str | None, draft_tokens: int | None = None) -> str:
         """Who may draft: "auto" is left where there is something to choose from."""
@@ -188,15 +194,13 @@ class Core:
         with self._encoding:
             return self.pair.tokenizer.encode(text)
 
-    def encode_chat(self, messages: Seq[Any]) -> list[int]:
-        """The tokens of a conversation, through the model's chat template; any thread may ask."""
+    def render_chat(self, request: Request) -> str:
+        """The text that the model's chat template makes of a request's messages; any thread may ask."""
+        messages: Any = request.prompt
+        tokenizer = self.pair.tokenizer
         with self._encoding:
-            return self.pair.tokenizer.encode_chat(messages)
-
-    def render_chat(self, messages: Seq[Any]) -> str:
-        """The text that the model's chat template makes of a conversation; any thread may ask."""
-        with self._encoding:
-            return self.pair.tokenizer.render_chat(messages)
+            variables = tokenizer.template.chosen(request.thinking, request.template_args)
+            return tokenizer.render_chat(messages, variables)
 
     def encode_rendered(self, text: str) -> list[int]:
         """The tokens of a text that the template has made; any thread may ask."""
@@ -244,6 +248,13 @@ class Core:
             HelixError: as `pages_needed`; or a setting is out of range.
         """
         pages_most = self.pages_needed(tokens, params)
+        with self._encoding:
+            stop_ids = self.pair.tokenizer.stop_ids(params.stop_tokens)
+            marks = self.pair.tokenizer.marks_behind(tokens)
+        vocab_size = self.pair.target.vocab_size
+        for token in stop_ids:
+            if not 0 <= token < vocab_size:
+                raise SettingsError(f"stop-token {token} is no token: the ids go from 0 to {vocab_size - 1}")
         draft_tokens = check_draft_tokens(draft_tokens)
         draft_tokens = self.config.draft_tokens if draft_tokens is None else draft_tokens
         drafter = self._drafter(drafter, draft_tokens)
@@ -257,7 +268,8 @@ class Core:
             params=params,
             max_new=min(params.max_tokens, self.config.max_context - len(tokens)),
             seed=fold_seed(secrets.randbits(64) if params.seed is None else params.seed),
-            eos_ids=self.pair.tokenizer.eos_ids,
+            eos_ids=self.pair.tokenizer.eos_ids | stop_ids,
+            marks=marks,
             answer=IncrementalText(self.pair.tokenizer, tokens, params.stop),
             table=BlockTable(self.pool.allocator),
             pages_most=pages_most,
@@ -292,7 +304,7 @@ class Core:
                 sequence.cancel_wanted = True
             self.worker.wake()
 
-        return Handle(len(group), cancel, lambda index: self.completion(group[index]))
+        return Handle(len(group), cancel, lambda index: self.completion(group[index]), lambda index: group[index].marks)
 
     def completion(self, sequence: Sequence) -> Completion:
         """What an ended sequence has come to."""
@@ -304,6 +316,7 @@ class Core:
             prompt_tokens=sequence.prompt_tokens,
             stats=sequence.stats,
             settings=self.settings(sequence.params, sequence.draft_tokens, sequence.drafter),
+            marks=sequence.marks,
         )
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.conversation import Conversation
@@ -27,9 +27,12 @@ from helix_mlx.kernels.cpu_kernels import choose_kernels
 from helix_mlx.kernels.cpu_library import Notice, cache_folder
 from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.models.tokenizer import Message
-from helix_mlx.request import Chunk, Completion, Request, SamplingParams
+from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
 from helix_mlx.speculative.calibration import LadderStore
 from helix_mlx.speculative.costs import CostLadder
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Prompt = str | Seq[int]
 
@@ -63,7 +66,17 @@ def load(
     if config.drafter not in ("auto", "model"):
         draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
-    loaded = load_pair(pair, target=target, draft=draft, trust_remote_code=trust_remote_code, notice=notice)
+    loaded = load_pair(
+        pair,
+        target=target,
+        draft=draft,
+        trust_remote_code=trust_remote_code,
+        notice=notice,
+        generation_config=config.generation_config,
+    )
+    if loaded.generation.left_out and notice is not None:
+        asked = ", ".join(f"{name} {value}" for name, value in loaded.generation.left_out.items())
+        notice(f"The model's generation_config.json asks for {asked}, which Helix does not have: answers are without.")
     loaded = loaded.with_kernels(kernels)
     loaded.check()
     engine = Engine(loaded, config, notice)
@@ -93,6 +106,11 @@ class Engine:
         self._at_exit = partial(_close, weakref.ref(self._core))
         atexit.register(self._at_exit)
 
+    def __repr__(self) -> str:
+        pair = self.pair
+        draft = pair.draft.source if pair.draft else "none"
+        return f"<Engine {pair.name}: target {pair.target.source}, draft {draft}, context {self.config.max_context}>"
+
     @property
     def pair(self) -> Pair:
         """The models and the tokenizer."""
@@ -107,6 +125,15 @@ class Engine:
     def name(self) -> str:
         """The pair's name, for people."""
         return self.pair.name
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What the model's generation_config.json sets of `SamplingParams`, where a request does not."""
+        return self._core.defaults
+
+    def unread(self, thinking: bool | None, template_args: Mapping[str, Any] | None) -> list[str]:
+        """Of these settings of a request, those that the model's chat template does not read: they change nothing."""
+        return self.pair.tokenizer.template.unread(thinking, template_args)
 
     @property
     def has_draft(self) -> bool:
@@ -169,18 +196,14 @@ class Engine:
         request: Request | Prompt | Seq[Message],
         params: SamplingParams | None = None,
         *,
-        draft_tokens: int | None = None,
-        drafter: str | None = None,
-        priority: int = 0,
         n: int = 1,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> Handle:
         """Start a request and return at once; it joins what runs at the next cycle. Any thread may call this.
 
         Args:
             request: a whole `Request`, or its prompt: a text, token ids, or the messages of a conversation.
-            params, draft_tokens, drafter, priority, n, settings: fields of `Request` and of `SamplingParams`, where
-                `request` is a prompt.
+            params, n, settings: fields of `Request` and of `SamplingParams`, where `request` is a prompt.
 
         Returns:
             Iterate it, with `for` or `async for`, wait for its `result()`, or `cancel()` it.
@@ -189,9 +212,8 @@ class Engine:
             HelixError: the prompt is empty or can never fit, or a setting is out of range.
         """
         if not isinstance(request, Request):
-            resolved = SamplingParams.resolved(params, settings)
-            request = Request(request, resolved, draft_tokens, drafter, priority, n)
-        elif params is not None or settings or (draft_tokens, drafter, priority, n) != (None, None, 0, 1):
+            request = replace(self._request(request, params, settings), n=n)
+        elif params is not None or settings or n != 1:
             raise SettingsError("give either one Request or a prompt with single settings")
         (handle,) = self._core.submit([self._sequences(request)])
         handle.owner = self
@@ -199,7 +221,7 @@ class Engine:
 
     @overload
     def generate(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, draft_tokens: int | None = None, **settings: Any
+        self, prompt: Prompt, params: SamplingParams | None = None, **settings: Unpack[Settings]
     ) -> Completion: ...
 
     @overload
@@ -207,19 +229,17 @@ class Engine:
         self,
         prompt: list[str] | list[list[int]],
         params: SamplingParams | Seq[SamplingParams] | None = None,
-        *,
-        draft_tokens: int | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> list[Completion]: ...
 
-    def generate(self, prompt, params=None, *, draft_tokens=None, **settings):  # type: ignore[no-untyped-def]
+    def generate(self, prompt, params=None, **settings):  # type: ignore[no-untyped-def]
         """Complete a raw text, or a list of them as one ragged batch that speculates together.
 
         Args:
             prompt: text or token ids; a list of texts is a batch.
-            params: the settings; for a batch one for all, or one each.
-            draft_tokens: K for this call, 0 to 7; None takes the engine's.
-            settings: fields of `SamplingParams`, instead of `params`.
+            params: a whole `SamplingParams`, taken as it is; for a batch one for all, or one each.
+            settings: fields of `SamplingParams`, instead of `params`, such as `temperature` and `stop`; those left
+                out are the model's defaults. And those of `Request`: `draft_tokens`, `drafter`, `priority`.
 
         Returns:
             A completion, or a list of them in the order of the prompts.
@@ -229,30 +249,26 @@ class Engine:
         """
         many = not isinstance(prompt, str) and isinstance(prompt, Sized) and len(prompt) > 0
         if not many or isinstance(prompt[0], Integral):
-            one = SamplingParams.resolved(params, settings)
-            return self._complete([Request(self._encode(prompt), one, draft_tokens)])[0]
-        prompts = [self._encode(each) for each in prompt]
+            return self._complete([self._request(prompt, params, settings)])[0]
         if not isinstance(params, (list, tuple)):
-            params = [SamplingParams.resolved(params, settings)] * len(prompts)
-        elif settings or len(params) != len(prompts):
-            raise SettingsError(f"{len(params)} params for {len(prompts)} prompts: give one for all, or one each")
-        requests = [Request(tokens, one, draft_tokens) for tokens, one in zip(prompts, params, strict=True)]
-        return self._complete(requests)
+            params = [params] * len(prompt)
+        elif len(params) != len(prompt):
+            raise SettingsError(f"{len(params)} params for {len(prompt)} prompts: give one for all, or one each")
+        return self._complete([self._request(*each, settings) for each in zip(prompt, params, strict=True)])
 
     def stream(
         self,
         prompt: Prompt,
         params: SamplingParams | None = None,
         *,
-        draft_tokens: int | None = None,
         cancel: Cancel | None = None,
         progress: Progress | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> Generator[Chunk]:
         """Complete a raw text piece by piece.
 
         Args:
-            prompt, params, draft_tokens, settings: as in `generate`.
+            prompt, params, settings: as in `generate`.
             cancel: asked while it is waited for, some twenty times a second and before every chunk; True ends the
                 answer with finish reason "cancelled".
             progress: told of prefilled tokens, done and in all. Both are called in the thread that reads.
@@ -260,35 +276,30 @@ class Engine:
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
         """
-        request = Request(self._encode(prompt), SamplingParams.resolved(params, settings), draft_tokens)
-        return self._stream(request, cancel, progress)
+        return self._stream(self._request(prompt, params, settings), cancel, progress)
 
     def chat(
-        self,
-        messages: Seq[Message],
-        params: SamplingParams | None = None,
-        *,
-        draft_tokens: int | None = None,
-        **settings: Any,
+        self, messages: Seq[Message], params: SamplingParams | None = None, **settings: Unpack[Settings]
     ) -> Completion:
-        """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, through the model's chat template."""
-        tokens = self._core.encode_chat(messages)
-        return self._complete([Request(tokens, SamplingParams.resolved(params, settings), draft_tokens)])[0]
+        """Answer a conversation, `[{"role": "user", "content": ...}, ...]`, through the model's chat template.
+
+        Args:
+            messages: the conversation, the new message last.
+            params, settings: as in `generate`; and `thinking` and `template_args`, for the chat template.
+        """
+        return self._complete([self._request(messages, params, settings, chat=True)])[0]
 
     def stream_chat(
         self,
         messages: Seq[Message],
         params: SamplingParams | None = None,
         *,
-        draft_tokens: int | None = None,
         cancel: Cancel | None = None,
         progress: Progress | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> Generator[Chunk]:
-        """Answer a conversation piece by piece; as `stream`, through the model's chat template."""
-        tokens = self._core.encode_chat(messages)
-        request = Request(tokens, SamplingParams.resolved(params, settings), draft_tokens)
-        return self._stream(request, cancel, progress)
+        """Answer a conversation piece by piece: the messages and settings of `chat`, read as in `stream`."""
+        return self._stream(self._request(messages, params, settings, chat=True), cancel, progress)
 
     def conversation(self) -> Conversation:
         """A conversation, whose turns read only what is new."""
@@ -311,12 +322,18 @@ class Engine:
         (sequence,) = self._sequences(request)
         return read(self._core, sequence, cancel, progress, self)
 
+    def _request(self, prompt: Any, params: Any, settings: Mapping[str, Any], chat: bool = False) -> Request:
+        """The request of a call, with the token ids of its prompt in place of a text or of messages."""
+        request = Request.of(prompt, params, settings, self._core.defaults)
+        return replace(request, prompt=self._encode(request, chat), thinking=None, template_args=None)
+
     def _sequences(self, request: Request) -> list[Sequence]:
         """What a request comes to: one sequence, or n that begin alike."""
-        tokens = self._encode(request.prompt)
+        tokens = self._encode(request)
+        settled = request.params or SamplingParams(**self._core.defaults)
         found = []
         for index in range(request.n):
-            params = request.params
+            params = settled
             if index and params.seed is not None:
                 params = replace(params, seed=(params.seed + index) % 2**64)
             sequence = self._core.sequence(tokens, params, request.draft_tokens, request.drafter)
@@ -324,16 +341,22 @@ class Engine:
             found.append(sequence)
         return found
 
-    def _encode(self, prompt: Any) -> list[int]:
+    def _encode(self, request: Request, chat: bool = False) -> list[int]:
         """Token ids of a text or of messages, or the ids as they are.
 
         Raises:
             PromptError: it is none of them.
+            SettingsError: a text comes with settings for a chat template.
         """
+        prompt: Any = request.prompt
+        if chat or (isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping)):
+            return self._core.encode_rendered(self._core.render_chat(request))
+        if request.asks_template:
+            raise SettingsError(
+                "thinking and template-arg are for the chat template, which only messages go through; leave them out"
+            )
         if isinstance(prompt, str):
             return self._core.encode(prompt)
-        if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
-            return self._core.encode_chat(prompt)
         try:
             return [operator.index(token) for token in prompt]
         except TypeError:

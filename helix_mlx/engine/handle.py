@@ -7,11 +7,12 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from helix_mlx.errors import SettingsError
 from helix_mlx.request import Chunk, Completion
+from helix_mlx.thinking import ReasoningSplitter, ThinkMarks
 
 _PROGRESS_KEPT = 256
 """Steps of prefill that a handle remembers for a reader who may never come."""
@@ -32,11 +33,19 @@ class Handle:
         answers: n, the answers that were asked for.
         cancel: called once, where somebody no longer wants them.
         completed: makes the completion of the answer of an index, once it has ended.
+        marks: the marks of the reasoning in the answer of an index, if it can have any.
     """
 
-    def __init__(self, answers: int, cancel: Callable[[], None], completed: Callable[[int], Completion]) -> None:
+    def __init__(
+        self,
+        answers: int,
+        cancel: Callable[[], None],
+        completed: Callable[[int], Completion],
+        marks: Callable[[int], ThinkMarks | None] = lambda _: None,
+    ) -> None:
         self._cancel = cancel
         self._completed = completed
+        self._splitters = [ReasoningSplitter(marks(index)) for index in range(answers)]
         self._condition = threading.Condition()
         self._chunks: deque[Chunk] = deque()
         self._progress: deque[tuple[int, int]] = deque(maxlen=_PROGRESS_KEPT)
@@ -45,6 +54,11 @@ class Handle:
         self._error: BaseException | None = None
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self.owner: object = None  # kept alive as long as the handle
+
+    def __repr__(self) -> str:
+        answers = len(self._completions)
+        state = "failed" if self._error else "done" if self.done else "running"
+        return f"<Handle: {answers} answer{'s' if answers > 1 else ''}, {state}>"
 
     @property
     def done(self) -> bool:
@@ -140,11 +154,28 @@ class Handle:
             if self.done:
                 return
             for chunk in chunks:
-                self._chunks.append(chunk)
                 if chunk.finish_reason is not None:
-                    self._completions[chunk.index] = self._completed(chunk.index)
+                    completion = self._completed(chunk.index)
+                    self._completions[chunk.index] = completion
                     self._running -= 1
+                    chunk = replace(chunk, message=completion.message)
+                self._chunks.extend(self._split(chunk))
             self._tell()
+
+    def _split(self, chunk: Chunk) -> list[Chunk]:
+        """A chunk, or several where reasoning begins or ends in the middle of it; the last has what ends an answer."""
+        splitter = self._splitters[chunk.index]
+        pieces = splitter.push(chunk.text)
+        if chunk.finish_reason is not None:
+            pieces += splitter.finish()
+        if len(pieces) < 2:
+            text, reasoning = pieces[0] if pieces else ("", splitter.reasons)
+            return [replace(chunk, text=text, reasoning=reasoning)]
+        plain = replace(chunk, finish_reason=None, stats=None, message=None)
+        found = [replace(plain, text=text, reasoning=reasoning, token=None) for text, reasoning in pieces]
+        found[0] = replace(found[0], token=chunk.token)
+        found[-1] = replace(chunk, text=found[-1].text, reasoning=found[-1].reasoning, token=None)
+        return found
 
     def tell_progress(self, done: int, total: int) -> None:
         """The engine's side: tokens of the prompt that have been read, and those to be read."""

@@ -14,6 +14,7 @@ from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk, FinishReason, SamplingPar
 from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.ngram import NgramLookup
 from helix_mlx.speculative.usual import beginnings
+from helix_mlx.thinking import ThinkMarks
 
 DRAFT_GAP = MAX_DRAFT_TOKENS + 1
 """Tokens that a draft model may have missed and still read in its cycle: those of one cycle of another drafter."""
@@ -35,8 +36,8 @@ class Sequence:
     drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle.
     `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
     `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
-    `cancel_wanted` may be set by any thread. `error` is why this answer failed, and no other. `read_from` is where
-    reading began when it was admitted last.
+    `marks` tell its reasoning from its answer, where the model has any. `cancel_wanted` may be set by any thread.
+    `error` is why this answer failed, and no other. `read_from` is where reading began when it was admitted last.
     """
 
     tokens: list[int]
@@ -73,6 +74,7 @@ class Sequence:
     first_at: float = 0.0
     finish_reason: FinishReason | None = None
     error: Exception | None = None
+    marks: ThinkMarks | None = None
     stats: Stats = field(default_factory=Stats)
 
     @property

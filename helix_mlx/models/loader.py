@@ -25,6 +25,7 @@ from helix_mlx.errors import ModelError
 from helix_mlx.kernels.device import on_cpu
 from helix_mlx.models.context import context_limit
 from helix_mlx.models.files import FETCHED, WEIGHTS, weight_files
+from helix_mlx.models.generation import check_generation_config
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.pairs import source_path
 from helix_mlx.models.probe import probe
@@ -161,7 +162,7 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     """
     if _settings(folder / "config.json") is None:
         raise ModelError(f"{folder} is no model: it has no config.json; name a folder with an MLX model")
-    _settings(folder / "generation_config.json")
+    check_generation_config(folder)  # mlx-lm reads it, too, and would fall over what is wrong in it
     with guarded(f"cannot read the configuration of {folder}", "fetch the model again"):
         config: dict[str, Any] = load_config(folder)
     _check_end_tokens(folder, config.get("eos_token_id"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mlx.nn.layers.base import Module
 
 from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.cpu_layers import replace_layers
+from helix_mlx.models.generation import GenerationConfig, own_eos_ids, read_generation_config
 from helix_mlx.models.loader import LoadedModel, Notice, load
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
 from helix_mlx.models.probe import check_rows
@@ -17,9 +18,11 @@ from helix_mlx.models.tokenizer import Tokenizer
 from helix_mlx.models.vocabulary import compare
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pair:
-    """What an engine runs. `name` is what people are shown; `kernels`, what its products are done by on a CPU."""
+    """What an engine runs. `name` is what people are shown; `kernels`, what its products are done by on a CPU;
+    `generation`, what the target's makers want where the user sets nothing.
+    """
 
     name: str
     target: LoadedModel
@@ -27,6 +30,11 @@ class Pair:
     tokenizer: Tokenizer
     is_demo: bool = False
     kernels: CpuKernels = NO_KERNELS
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __repr__(self) -> str:
+        draft = self.draft.source if self.draft else "none"
+        return f"<Pair {self.name}: target {self.target.source}, draft {draft}>"
 
     def with_kernels(self, kernels: CpuKernels) -> Pair:
         """This pair with layers by those kernels: its models are changed for good."""
@@ -55,6 +63,7 @@ def load_pair(
     draft: str | None = None,
     trust_remote_code: bool = False,
     notice: Notice | None = None,
+    generation_config: bool = True,
 ) -> Pair:
     """Load a named pair, or a target with a draft of one's own choice.
 
@@ -64,6 +73,7 @@ def load_pair(
             of the pair's own draft.
         trust_remote_code: allow models that bring Python code of their own.
         notice: is told of files in a model's folder that are left alone.
+        generation_config: whether the target's generation_config.json counts, with its end tokens.
 
     Raises:
         SettingsError: there is no such pair, or both a pair and a target are named.
@@ -80,16 +90,19 @@ def load_pair(
     if draft == "none":
         draft = None
     loaded_target = load(target, trust_remote_code=trust_remote_code, notice=notice)
-    tokenizer = Tokenizer.load(
-        loaded_target.folder, loaded_target.config.get("eos_token_id"), trust_remote_code=trust_remote_code
-    )
+    folder, eos_ids, generation = loaded_target.folder, loaded_target.config.get("eos_token_id"), GenerationConfig()
+    if generation_config:
+        generation = read_generation_config(folder)
+    else:
+        eos_ids = own_eos_ids(folder)
+    tokenizer = Tokenizer.load(folder, eos_ids, trust_remote_code=trust_remote_code)
     loaded_draft = None
     if draft is not None:
         loaded_draft = load(draft, trust_remote_code=trust_remote_code, notice=None if draft == target else notice)
         same = loaded_draft.folder == loaded_target.folder
         drafts = tokenizer if same else Tokenizer.load(loaded_draft.folder, None, trust_remote_code=trust_remote_code)
         loaded_draft = fitted(loaded_draft, loaded_target, tokenizer, drafts)
-    return Pair(name or target, loaded_target, loaded_draft, tokenizer, is_demo)
+    return Pair(name or target, loaded_target, loaded_draft, tokenizer, is_demo, generation=generation)
 
 
 def fitted(

@@ -15,16 +15,21 @@ from mlx_lm.utils import _get_classes, load_config
 from tokenizers import decoders
 from transformers import AutoTokenizer
 
-from helix_mlx.errors import PromptError
+from helix_mlx.errors import PromptError, SettingsError
+from helix_mlx.models.template import ChatTemplate
 from helix_mlx.models.third_party import guarded, hush
+from helix_mlx.thinking import ThinkMarks
 
 Message = Mapping[str, str]
-"""One message of a conversation: {"role": "user" | "assistant" | "system", "content": text}."""
+"""One message of a conversation: {"role": "user" | "assistant" | "system", "content": text}. An answer's reasoning
+stands in its content, between its marks, or apart as "reasoning_content"."""
 REPLACEMENT = "\ufffd"
 """What bytes decode to that are no character."""
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 _CONTINUATIONS = (("Ģ", "Ĳ", "ł"), ("<0x80>", "<0x90>", "<0xA0>"))
 """The bytes 80, 90 and A0, by byte-level marks and as byte tokens: one of them goes on from any half character."""
+_MARK_TOKENS = 16
+"""Of a prompt, the last tokens that may hold the mark of reasoning that begins, and the space behind it."""
 
 
 class Tokenizer:
@@ -37,6 +42,7 @@ class Tokenizer:
     def __init__(self, wrapper: TokenizerWrapper) -> None:
         self._wrapper = wrapper
         self.eos_ids: frozenset[int] = frozenset(wrapper.eos_token_ids)
+        self.template = ChatTemplate(wrapper)
 
     @classmethod
     def load(cls, folder: Path, eos_ids: int | list[int] | None, *, trust_remote_code: bool = False) -> Tokenizer:
@@ -99,16 +105,16 @@ class Tokenizer:
                     return tuple(whole[:at])
         return () if self._wrapper.bos_token_id is None else (self._wrapper.bos_token_id,)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, ready for the model's answer.
+    def encode_chat(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> list[int]:
+        """Token ids of a conversation, ready for the model's answer; as `render_chat`."""
+        return self.encode_rendered(self.render_chat(messages, variables))
 
-        Raises:
-            PromptError: the model has no chat template, or its template refuses the messages.
-        """
-        return self.encode_rendered(self.render_chat(messages))
-
-    def render_chat(self, messages: Sequence[Message]) -> str:
+    def render_chat(self, messages: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str:
         """A conversation as the model was taught to read it, ready for its answer.
+
+        Args:
+            messages: the conversation.
+            variables: further variables of the template; see `ChatTemplate.chosen`.
 
         Raises:
             PromptError: the model has no chat template, or its template refuses the messages.
@@ -119,7 +125,7 @@ class Tokenizer:
         if not plain:
             raise PromptError("there are no messages; give at least one of the user's")
         with guarded("the model's chat template refuses these messages", "change them, or use --raw", PromptError):
-            return str(self._wrapper.apply_chat_template(plain, add_generation_prompt=True, tokenize=False))
+            return self.template.render(plain, variables or {})
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a rendered conversation, or a piece of one: the template has written every special token."""
@@ -134,6 +140,31 @@ class Tokenizer:
                 if guard and both[: len(guard)] == guard:
                     return both[len(guard) :]
         return self.encode_rendered(text)
+
+    def marks_behind(self, tokens: Sequence[int]) -> ThinkMarks | None:
+        """The marks of the reasoning in an answer to these tokens; None where the model has none."""
+        marks = self.template.marks
+        return None if marks is None else marks.behind(self.decode(tokens[-_MARK_TOKENS:]))
+
+    def stop_ids(self, tokens: Sequence[int | str]) -> frozenset[int]:
+        """The ids of tokens, each given by its id or its text.
+
+        Raises:
+            SettingsError: a text is not that of one token.
+        """
+        return frozenset(token if isinstance(token, int) else self._one_id(token) for token in tokens)
+
+    def _one_id(self, text: str) -> int:
+        ids = self.encode_rendered(text)
+        if len(ids) == 1 and self.decode(ids) == text:
+            return ids[0]
+        known = self.vocab.get(text)
+        if known is None:
+            shown = (
+                f"it comes to {len(ids)}: {', '.join(map(str, ids[:8]))}" if len(ids) > 1 else "it knows no such one"
+            )
+            raise SettingsError(f"stop-token {text!r} is not one token of this model ({shown}); use --stop for a text")
+        return known
 
     @cached_property
     def _puts_space_first(self) -> bool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.memory import MemoryReport
 from helix_mlx.errors import PromptError
-from helix_mlx.request import Chunk, Completion, SamplingParams, Stats
+from helix_mlx.request import Chunk, Completion, FinishReason, SamplingParams, Settings, Stats
+from helix_mlx.thinking import ThinkMarks
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Message = dict[str, str]
 Cancel = Callable[[], bool]
@@ -17,10 +21,11 @@ Progress = Callable[[int, int], None]
 
 
 class FakeTalk:
-    """A conversation that notes what it was asked. "for ever" is answered until it is cancelled."""
+    """Notes what it was asked. "for ever" is answered until it is cancelled, "think" with thought."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[list[Message], SamplingParams | None, int | None]] = []
+        self.template_settings: list[dict[str, Any]] = []
         self.resets = 0
 
     def __enter__(self) -> FakeTalk:
@@ -37,16 +42,19 @@ class FakeTalk:
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
-        draft_tokens: int | None = None,
         cancel: Cancel | None = None,
         progress: Progress | None = None,
+        **settings: Unpack[Settings],
     ) -> Iterator[Chunk]:
-        self.asked.append((list(messages), params, draft_tokens))
+        self.asked.append((list(messages), params, settings.pop("draft_tokens", None)))
+        self.template_settings.append({"thinking": settings.get("thinking"), **(settings.get("template_args") or {})})
         text = messages[-1]["content"]
         if text == "too long":
             raise PromptError("the prompt has 9999 tokens and the context 4096; shorten it, or raise --max-context")
         if progress:
             progress(1, 1)
+        if text.startswith("think"):
+            return thoughts(answered=text != "think only")
         return endless(cancel or (lambda: False)) if text == "for ever" else words(f"You said {text}")
 
 
@@ -68,6 +76,18 @@ def words(text: str) -> Iterator[Chunk]:
     yield Chunk("", finish_reason="stop", stats=stats)
 
 
+def thoughts(answered: bool) -> Iterator[Chunk]:
+    """Reasoning of one drafted word, and then an answer, unless the reasoning is all there is."""
+    yield Chunk("<think>", 0, reasoning=True)
+    yield Chunk("hm", 1, True, reasoning=True)
+    if answered:
+        yield Chunk("</think>\n", 2, reasoning=True)
+        yield Chunk("Yes.", 3)
+    message = {"role": "assistant", "content": "\nYes." if answered else "", "reasoning_content": "hm"}
+    reason: FinishReason = "stop" if answered else "length"
+    yield Chunk("", None, False, reason, Stats(emitted=4), reasoning=not answered, message=message)
+
+
 def endless(cancel: Cancel) -> Iterator[Chunk]:
     count = 0
     while not cancel():
@@ -85,6 +105,8 @@ class FakeEngine:
         self.is_demo = is_demo
         self.has_draft = has_draft
         self.config = config or EngineConfig()
+        self.defaults: dict[str, Any] = {}
+        self.unknown: list[str] = []
         self.talk = FakeTalk()
         self.options: Mapping[str, Any] = {}
 
@@ -96,6 +118,9 @@ class FakeEngine:
 
     def conversation(self) -> FakeTalk:
         return self.talk
+
+    def unread(self, thinking: bool | None, template_args: Mapping[str, Any] | None) -> list[str]:
+        return self.unknown
 
     def memory(self) -> MemoryReport:
         return MemoryReport(
@@ -115,13 +140,14 @@ class FakeEngine:
     def stream(self, prompt: str, params: SamplingParams, **extra: Any) -> Iterator[Chunk]:
         return self.talk.stream([{"role": "raw", "content": prompt}], params, **extra)
 
-    def chat(self, messages: Sequence[Message], params: SamplingParams) -> Completion:
-        chunks = list(self.talk.stream(messages, params))
+    def chat(self, messages: Sequence[Message], params: SamplingParams, **settings: Unpack[Settings]) -> Completion:
+        chunks = list(self.talk.stream(messages, params, **settings))
         stats = chunks[-1].stats
         assert stats is not None
         text = "".join(chunk.text for chunk in chunks)
         tokens = [chunk.token for chunk in chunks if chunk.token is not None]
-        return Completion(text, tokens, "stop", 7, stats, {"temperature": params.temperature})
+        settings_ = {"temperature": params.temperature}
+        return Completion(text, tokens, "stop", 7, stats, settings_, ThinkMarks("<think>", "</think>"))
 
     def generate(self, prompt: str, params: SamplingParams) -> Completion:
         return self.chat([{"role": "raw", "content": prompt}], params)
