@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from helix_mlx.errors import (
         ClosedError,
         HelixError,
+        LogitsError,
         MemoryBudgetError,
         ModelError,
         PairError,
@@ -40,6 +41,7 @@ __all__ = [
     "EngineConfig",
     "Handle",
     "HelixError",
+    "LogitsError",
     "MemoryBudgetError",
     "MemoryReport",
     "Metrics",
@@ -65,6 +67,7 @@ _MODULES = {
     "helix_mlx.errors": (
         "ClosedError",
         "HelixError",
+        "LogitsError",
         "MemoryBudgetError",
         "ModelError",
         "PairError",

@@ -80,10 +80,26 @@ def check_generation_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{file} is damaged: {one_line(error)}; fetch the model again, or take it away") from error
     if not isinstance(found, dict):
         raise ModelError(f"{file} holds no settings; fetch the model again, or take it away")
-    ends = found.get("eos_token_id") or []
-    if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
-        raise ModelError(f"{file} has eos_token_id {ends!r}, but it has to be a token id or a list of them; mend it")
+    check_end_tokens(file, found.get("eos_token_id") or [])
     return {name: value for name, value in found.items() if value is not None}
+
+
+def check_end_tokens(file: Path, eos_ids: Any) -> None:
+    """See that what ends an answer is an id or a list of them.
+
+    Args:
+        file: that says so.
+        eos_ids: what it says; None where it does not.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    ids = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
+    if not all(type(each) is int for each in ids):
+        raise ModelError(
+            f"{file}: eos_token_id is {eos_ids!r}, but has to be an id or a list of ids; "
+            "mend it, or fetch the model again"
+        )
 
 
 def own_eos_ids(folder: Path) -> Any:

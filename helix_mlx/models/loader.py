@@ -25,7 +25,7 @@ from helix_mlx.errors import ModelError
 from helix_mlx.kernels.device import on_cpu
 from helix_mlx.models.context import context_limit
 from helix_mlx.models.files import FETCHED, WEIGHTS, weight_files
-from helix_mlx.models.generation import check_generation_config
+from helix_mlx.models.generation import check_end_tokens, check_generation_config
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.pairs import source_path
 from helix_mlx.models.probe import probe
@@ -165,7 +165,7 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     check_generation_config(folder)  # mlx-lm reads it, too, and would fall over what is wrong in it
     with guarded(f"cannot read the configuration of {folder}", "fetch the model again"):
         config: dict[str, Any] = load_config(folder)
-    _check_end_tokens(folder, config.get("eos_token_id"))
+    check_end_tokens(folder / "config.json", config.get("eos_token_id"))
     if config.get("model_file") is not None:
         if not trust_remote_code:
             raise ModelError(
@@ -204,20 +204,6 @@ def _settings(file: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise ModelError(f"{file} holds no settings; name a folder with an MLX model")
     return found
-
-
-def _check_end_tokens(folder: Path, eos_ids: Any) -> None:
-    """See that what ends an answer is an id or a list of them.
-
-    Raises:
-        ModelError: it is something else.
-    """
-    ids = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
-    if not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
-        raise ModelError(
-            f"{folder}: eos_token_id is {eos_ids!r}, but has to be an id or a list of ids; "
-            "mend config.json or generation_config.json, or fetch the model again"
-        )
 
 
 def evaluate_all(model: LanguageModel) -> None:

@@ -54,8 +54,8 @@ def test_quit_ends_the_chat(repl: Repl) -> None:
 
 
 def test_an_unknown_command_is_told_what_there_is(repl: Repl) -> None:
-    with pytest.raises(SettingsError, match=r"there is no /nothing; there are /help /reset /system .*/quit"):
-        respond(repl, "/nothing")
+    with pytest.raises(SettingsError, match=r"there is no /xyzzy; there are /help /reset /system .*/quit"):
+        respond(repl, "/xyzzy")
     with pytest.raises(SettingsError, match=r"there is no /stat \(did you mean /stats\?\); there are /help"):
         respond(repl, "/stat")
 

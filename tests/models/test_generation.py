@@ -58,6 +58,7 @@ def test_a_broken_file_is_told_before_mlx_lm_falls_over_it(tmp_path: Path, conte
         (tmp_path / "generation_config.json").write_bytes(b"\xff\xfe\x00")
     else:
         written(tmp_path, content)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     for read in (read_generation_config, lambda folder: read_config(folder, False)):
         with pytest.raises(ModelError, match=r"generation_config\.json") as error:
             read(tmp_path)
