@@ -14,6 +14,9 @@ CLEANED = 6
 """Characters at the end that `clean_up_tokenization_spaces` may still change: "do n" becomes "don't". Never more
 than four in all texts of its patterns' characters that were tried."""
 
+LONGEST = 16 * CONTEXT
+"""Tokens of the longest window where spaces are cleaned up."""
+
 
 class IncrementalText:
     """Turns the tokens of an answer into text that may be shown.
@@ -69,7 +72,7 @@ class IncrementalText:
         shown = self._show(text[self._read : final], text[final:])
         self._read = final
         if not in_run and len(self._window) >= 2 * CONTEXT:
-            self._forget(len(text) - final)
+            self._forget(text)
         return shown
 
     def finish(self) -> str:
@@ -88,12 +91,18 @@ class IncrementalText:
             return CLEANED
         return int(text.endswith(REPLACEMENT))
 
-    def _forget(self, unread: int) -> None:
-        """Keep the window's last tokens, whose text ends in the same characters that have not been handed on."""
+    def _forget(self, text: str) -> None:
+        """Keep the window's last tokens, whose text ends in the same characters that have not been handed on.
+
+        Cleaning up begins anew with them, which is not the same within a run of quotes: "' ' ' '". A window is kept
+        until such a run ends, or is longer than any that means something.
+        """
+        unread = len(text) - self._read
         kept = self._window[-CONTEXT:]
-        length = len(self._tokenizer.decode(kept))
-        if unread <= length:
-            self._window, self._read = kept, length - unread
+        end = self._tokenizer.decode(kept)
+        alike = unread <= len(end) and (not self._tokenizer.cleans or text.endswith(end[-2 * CLEANED :]))
+        if alike or len(self._window) >= LONGEST:
+            self._window, self._read = kept, max(0, len(end) - unread)
 
     def _show(self, new: str, unsettled: str) -> str:
         """Take new text up to a stop text; one that ends in the text that is not settled ends the answer as well.

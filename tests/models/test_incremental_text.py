@@ -221,6 +221,16 @@ def test_a_long_answer_costs_the_same_for_each_token(kind: str) -> None:
         assert tokenizer.count <= 3 * CONTEXT * len(answer)
 
 
+@pytest.mark.parametrize("kind", ["unigram cleaned", "word piece cleaned"])
+def test_a_run_of_quotes_is_cleaned_up_as_a_whole(kind: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    for count in range(10, 60):
+        answer = tokenizer.encode_rendered("It" + " '" * count + " n't")
+        text = IncrementalText(tokenizer, [], [])
+        run(text, answer)
+        assert text.text == tokenizer.decode(answer)
+
+
 @pytest.mark.parametrize("kind", ["byte-level", "llama"])
 def test_a_replacement_character_that_was_written_is_shown(kind: str) -> None:
     tokenizer = tokenizer_of(kind)
