@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -54,3 +55,4 @@ def hush() -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.WARNING:
             logger.setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=name, append=True)  # behind whatever anyone has asked for
