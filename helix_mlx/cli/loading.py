@@ -10,6 +10,7 @@ from helix_mlx.cli.progress import ticking
 from helix_mlx.cli.terminal import Terminal
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair, source_path
+from helix_mlx.models.third_party import importing
 
 if TYPE_CHECKING:
     from helix_mlx.engine.engine import Engine
@@ -28,7 +29,8 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
     waiting = ticking(terminal, f"Loading {name}") if _is_here(options) else nullcontext()
     with waiting:
         # Imported here, so that mistakes in the options are told before MLX is loaded.
-        from helix_mlx.engine.engine import load
+        with importing("MLX and mlx-lm"):
+            from helix_mlx.engine.engine import load
 
         return load(
             options["pair"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from helix_mlx.errors import HelixError, ModelError
 
@@ -32,6 +32,15 @@ def guarded(what: str, advice: str, kind: type[HelixError] = ModelError) -> Iter
     # No Exception, either: a panic of Rust in a tokenizer, and a module of mlx-lm that misses a package and exits.
     except BaseException as error:
         raise kind(f"{what}: {one_line(error)}; {advice}") from error
+
+
+def importing(library: str) -> AbstractContextManager[None]:
+    """For the import of a library that reads the environment as it is imported.
+
+    Raises:
+        ModelError: it cannot be imported.
+    """
+    return guarded(f"cannot import {library}", "mend its settings in the environment (HF_*), or install it again")
 
 
 def one_line(error: BaseException) -> str:
