@@ -12,6 +12,7 @@ from helix_mlx.cli.progress import ticking
 from helix_mlx.cli.terminal import Terminal
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import DEMONSTRATION, converted_folder, named_pair, named_pairs, source_path
+from helix_mlx.models.third_party import importing
 
 if TYPE_CHECKING:
     from helix_mlx.cli.repl import ChatEngine
@@ -29,7 +30,8 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
     waiting = ticking(terminal, f"Loading {target or pair or DEMONSTRATION}")
     with waiting if _is_here(pair, target, draft) else nullcontext():
         # Imported here, so that mistakes in the options are told before MLX is loaded.
-        from helix_mlx.engine.engine import load
+        with importing("MLX and mlx-lm"):
+            from helix_mlx.engine.engine import load
 
         return load(
             pair,

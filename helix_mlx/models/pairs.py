@@ -11,6 +11,7 @@ from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.models.files import holds_model
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import check_files, read_manifest
+from helix_mlx.models.third_party import importing
 from helix_mlx.toml import read_toml
 
 DEMONSTRATION = "tiny"
@@ -151,7 +152,8 @@ def _cached_path(repository: str) -> Path | None:
     The hub's own way to ask for a whole repository counts files that nobody fetches, such as its README.
     """
     # Imported here: it takes longer than everything else in a listing together.
-    from huggingface_hub import try_to_load_from_cache
+    with importing("huggingface_hub"):
+        from huggingface_hub import try_to_load_from_cache
 
     try:
         config = try_to_load_from_cache(repository, "config.json")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from helix_mlx.errors import HelixError, ModelError
 
@@ -33,6 +34,15 @@ def guarded(what: str, advice: str, kind: type[HelixError] = ModelError) -> Iter
         raise kind(f"{what}: {one_line(error)}; {advice}") from error
 
 
+def importing(library: str) -> AbstractContextManager[None]:
+    """For the import of a library that reads the environment as it is imported.
+
+    Raises:
+        ModelError: it cannot be imported.
+    """
+    return guarded(f"cannot import {library}", "mend its settings in the environment (HF_*), or install it again")
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, for messages that have to fit in one line: its first, and what a first that ends in a colon
     announces.
@@ -54,3 +64,4 @@ def hush() -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.WARNING:
             logger.setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=name, append=True)  # behind whatever anyone has asked for

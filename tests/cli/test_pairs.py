@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,12 @@ def test_fetch_brings_target_and_draft(run: Run, monkeypatch: pytest.MonkeyPatch
     result = run("pairs", "--fetch", "qwen3-8b")
     assert fetched == ["mlx-community/Qwen3-8B-4bit", "mlx-community/Qwen3-0.6B-4bit"]
     assert "helix-mlx chat --pair qwen3-8b" in result.stdout
+
+
+def test_a_setting_of_the_hub_s_client_that_means_nothing_is_one_line() -> None:
+    environment = {**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "soon"}
+    words = [sys.executable, "-c", "from helix_mlx.cli import main; main()", "pairs"]
+    run = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.startswith("Error: cannot import huggingface_hub: ")
+    assert len(run.stderr.splitlines()) == 1

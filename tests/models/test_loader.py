@@ -150,7 +150,7 @@ def test_a_missing_weight(good: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_wants_to_run_its_own_code(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "m", model_file="evil.py")
+    folder = write_model(tmp_path / "m [1]", model_file="evil.py")
     ran = tmp_path / "ran"
     (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nfrom mlx_lm.models.llama import Model, ModelArgs\n")
     with pytest.raises(ModelError, match="--trust-remote-code"):

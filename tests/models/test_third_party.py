@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import pytest
 
@@ -59,3 +60,17 @@ def test_warnings_of_the_libraries_are_off_unless_someone_asked_for_more() -> No
             assert logger.level == after
     finally:
         logger.setLevel(before)
+
+
+def test_python_s_warnings_of_the_libraries_are_off_behind_what_anyone_asked_for() -> None:
+    def warn() -> None:
+        warnings.warn_explicit("no room", UserWarning, "file_download.py", 1, "huggingface_hub.file_download")
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.resetwarnings()
+        hush()
+        warn()
+        assert shown == []
+        warnings.simplefilter("always")
+        warn()
+        assert len(shown) == 1
