@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 from helix_mlx.bench.prompts import WORKLOADS, filled
 from helix_mlx.bench.report import table
+from helix_mlx.engine.acceptance_counts import AcceptanceCounts, count_acceptance
 from helix_mlx.engine.engine import Engine
-from helix_mlx.engine.kept import Kept, measure_kept
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import expected_tokens
-from helix_mlx.speculative.costs import CostLadder
+from helix_mlx.speculative.cost_model import CostTable
 
 Progress = Callable[[int, int], None]
 
 
 def measure(
     engine: Engine, temperatures: tuple[float, ...], prompts: int, max_tokens: int, progress: Progress
-) -> list[Kept]:
+) -> list[AcceptanceCounts]:
     """Answer every workload with the longest drafts, by the model where there is one, and by n-grams."""
     drafters = ["model", "ngram"] if engine.pair.draft else ["ngram"]
     combinations = [(w, t, d) for w in WORKLOADS for t in temperatures for d in drafters]
     found = []
     for number, (workload, temperature, drafter) in enumerate(combinations):
         asked = [filled(engine, workload, prompt, None) for prompt in range(prompts)]
-        found.append(measure_kept(engine, asked, workload, temperature, drafter, max_tokens))
+        found.append(count_acceptance(engine, asked, workload, temperature, drafter, max_tokens))
         progress(number + 1, len(combinations))
     return found
 
@@ -53,22 +53,24 @@ class Promise:
         )
 
 
-def promises(found: list[Kept], ladder: CostLadder) -> list[Promise]:
+def promises(found: list[AcceptanceCounts], ladder: CostTable) -> list[Promise]:
     """What was kept over all workloads, by what cycles cost."""
     made = []
     for temperature, drafter in dict.fromkeys((each.temperature, each.drafter) for each in found):
         part = [each for each in found if (each.temperature, each.drafter) == (temperature, drafter)]
         positions = tuple(sum(column) for column in zip(*(each.by_position for each in part), strict=True))
-        whole = Kept("all", temperature, drafter, sum(e.cycles for e in part), sum(e.drafted for e in part), positions)
+        whole = AcceptanceCounts(
+            "all", temperature, drafter, sum(e.cycles for e in part), sum(e.drafted for e in part), positions
+        )
         chances = (whole.chances or [0.0])[:MAX_DRAFT_TOKENS]
         tokens = expected_tokens(chances + [chances[-1]] * (MAX_DRAFT_TOKENS - len(chances)))
-        costs = [ladder.cycle_s(count, asks_model=drafter == "model") for count in range(MAX_DRAFT_TOKENS + 1)]
+        costs = [ladder.cycle_s(count, uses_model=drafter == "model") for count in range(MAX_DRAFT_TOKENS + 1)]
         gains = tuple(each * costs[0] / cost for each, cost in zip(tokens, costs, strict=True))
         made.append(Promise(temperature, drafter, max(range(len(gains)), key=lambda count: gains[count]), gains))
     return made
 
 
-def show(found: list[Kept], line: Callable[[str], None]) -> None:
+def show(found: list[AcceptanceCounts], line: Callable[[str], None]) -> None:
     """Print the chance of each draft, where those before it were kept."""
     line("\nThe chance that a draft is kept, where those before it were, by position")
     heads = ["", *(str(position) for position in range(1, MAX_DRAFT_TOKENS + 1)), "tokens a cycle"]

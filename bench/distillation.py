@@ -50,7 +50,7 @@ def main(prompts: int, steps: int, teach: str, json_file: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
         folder = Path(temporary)
         made = ("--out", str(folder), "--steps", str(steps), "--prompts", str(prompts))
-        program("-m", "helix_mlx.convert.builtin.undertrained", *made)
+        program("-m", "helix_mlx.convert.builtin.weak_draft", *made)
         target = Path(models.__file__).parent / "tiny" / "target"
         pair, taught = folder / "pair", folder / "taught"
         both = ("--target", str(target), "--draft", str(folder / "draft"), "--out", str(pair))

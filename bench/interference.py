@@ -19,8 +19,8 @@ import numpy as np
 from helix_mlx.bench.models import small_pair
 from helix_mlx.bench.report import Asked, show_all, table, write_json
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.core import Core
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.core import EngineCore
+from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import SamplingParams
 
@@ -61,7 +61,7 @@ class Stream:
     """
 
     def __init__(self, pair: Pair, chunk: int, prompt: int) -> None:
-        self._core = Core(pair, EngineConfig(prefill_chunk=chunk, prefix_cache=False))
+        self._core = EngineCore(pair, EngineConfig(prefill_chunk=chunk, prefix_cache=False))
         self._prompt = prompt
         self.trace = Trace(chunk)
 

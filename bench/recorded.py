@@ -27,12 +27,12 @@ from helix_mlx.bench.latency import NEAR_BEST, NEVER_BELOW
 from helix_mlx.bench.prompts import TEMPERATURES, WORKLOADS, filled
 from helix_mlx.bench.report import Asked, show_all, table, write_json
 from helix_mlx.bench.simulator import NOISE, ladders
-from helix_mlx.engine.drafting import Drafting, missed_s
 from helix_mlx.engine.engine import Engine, load
-from helix_mlx.engine.sequence import DRAFT_GAP, Sequence
+from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, missed_s
+from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
-from helix_mlx.speculative.costs import CostLadder
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY
+from helix_mlx.speculative.cost_model import CostTable
+from helix_mlx.speculative.draft_length import MODEL, NGRAM, NO_DRAFT
 from helix_mlx.speculative.ngram import NgramLookup
 
 AUTO, PLAIN = "auto", "plain"
@@ -90,7 +90,7 @@ class Player:
         noise: what a cycle's cost is multiplied with.
     """
 
-    def __init__(self, recorded: Recorded, ladder: CostLadder, noise: Callable[[], float]) -> None:
+    def __init__(self, recorded: Recorded, ladder: CostTable, noise: Callable[[], float]) -> None:
         self._recorded, self._ladder, self._noise = recorded, ladder, noise
         self.seconds = 0.0
         self.sequence = Sequence(
@@ -119,15 +119,15 @@ class Player:
         None where the draft model had to read a text first, in passes of its own.
         """
         sequence, text = self.sequence, self._recorded.text
-        count = min(sequence.asks_count, max(0, sequence.left - 1))
-        asks_model = sequence.asks == MODEL and count > 0
-        seconds = self._ladder.cycle_s(count, asks_model) * self._noise()
-        missed = sequence.draft_behind if asks_model else 0
+        count = min(sequence.next_draft_tokens, max(0, sequence.remaining - 1))
+        uses_model = sequence.next_drafter == MODEL and count > 0
+        seconds = self._ladder.cycle_s(count, uses_model) * self._noise()
+        missed = sequence.draft_lag if uses_model else 0
         self.seconds += seconds + missed_s(missed, self._ladder.draft_read_s, self._ladder.draft_s, alone=True)
         at = sequence.emitted_count
-        kept = min(count, self._recorded.kept[at - 1]) if asks_model else self._looked_up(count, at)
+        kept = min(count, self._recorded.kept[at - 1]) if uses_model else self._looked_up(count, at)
         sequence.tokens += text[at : at + kept + 1]
-        if asks_model:
+        if uses_model:
             sequence.draft_length = sequence.length - 1
         return kept, seconds if missed <= DRAFT_GAP else None
 
@@ -146,28 +146,28 @@ def fixed_seconds(player: Player, way: str) -> float:
     sequence = player.sequence
     while player.going:
         if way == NGRAM:
-            sequence.asks, sequence.asks_count = NGRAM, min(NGRAM_LENGTH, sequence.look_ahead())
+            sequence.next_drafter, sequence.next_draft_tokens = NGRAM, min(NGRAM_LENGTH, sequence.ngram_available())
         else:
-            sequence.asks, sequence.asks_count = (NOBODY, 0) if way == PLAIN else (MODEL, int(way))
+            sequence.next_drafter, sequence.next_draft_tokens = (NO_DRAFT, 0) if way == PLAIN else (MODEL, int(way))
         player.cycle()
     return player.seconds
 
 
-def auto_seconds(player: Player, drafting: Drafting) -> float:
+def auto_seconds(player: Player, drafting: AdaptiveDraftPolicy) -> float:
     """An answer with the draft lengths that an engine would choose, which remembers those before it."""
     sequence = player.sequence
     while player.going:
         drafting.choose([sequence], MAX_DRAFT_TOKENS)
-        count = sequence.asks_count
+        count = sequence.next_draft_tokens
         kept, seconds = player.cycle()
-        drafting.note([(sequence, count, kept)], sequence.asks == MODEL and count > 0, seconds)
+        drafting.note([(sequence, count, kept)], sequence.next_drafter == MODEL and count > 0, seconds)
     return player.seconds
 
 
-def play(recording: Seq[Recorded], ladder: CostLadder, seed: int) -> list[dict[str, float]]:
+def play(recording: Seq[Recorded], ladder: CostTable, seed: int) -> list[dict[str, float]]:
     """Seconds of every way for each answer, in their order."""
     chance = random.Random(seed)
-    drafting = Drafting(ladder, measured=True)
+    drafting = AdaptiveDraftPolicy(ladder, measured=True)
 
     def player(recorded: Recorded) -> Player:
         return Player(recorded, ladder, lambda: chance.lognormvariate(0.0, NOISE))
@@ -258,7 +258,7 @@ def main(name: str, repeats: int, max_tokens: int, times: int, json_file: Path |
     else:
         recording = [Recorded(**each) for each in data["recording"]]
         costs = data["ladder"]
-        ladder = CostLadder(tuple(costs["target_s"]), costs["draft_s"], costs["draft_read_s"])
+        ladder = CostTable(tuple(costs["target_s"]), costs["draft_s"], costs["draft_read_s"])
     if options["written"]:
         kept = {"ladder": asdict(ladder), "recording": [asdict(each) for each in recording]}
         options["written"].write_text(json.dumps(kept))

@@ -18,8 +18,8 @@ import click
 
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import Acceptance
-from helix_mlx.speculative.costs import CostLadder, Costs
-from helix_mlx.speculative.draft_length import MODEL, DraftLength, Offer
+from helix_mlx.speculative.cost_model import CostModel, CostTable
+from helix_mlx.speculative.draft_length import MODEL, Candidate, DraftLengthController
 from helix_mlx.toml import read_toml
 
 Trace = Sequence[float]
@@ -45,13 +45,13 @@ def traces(length: int) -> dict[str, list[float]]:
     }
 
 
-def ladders(draft_cost: float, folder: Path | None = None) -> dict[str, CostLadder]:
+def ladders(draft_cost: float, folder: Path | None = None) -> dict[str, CostTable]:
     """The shipped ladders, in passes of one row, with a draft step of `draft_cost` passes."""
     path = (folder or Path(__file__).parent) / "ladders.toml"
     found = {}
     for name, entry in read_toml(path).items():
         costs = tuple(interpolated(entry["rows"], entry["cost"], rows) for rows in range(1, MAX_DRAFT_TOKENS + 2))
-        found[name] = CostLadder(costs, draft_cost, draft_cost / READ_TOGETHER)
+        found[name] = CostTable(costs, draft_cost, draft_cost / READ_TOGETHER)
     return found
 
 
@@ -73,7 +73,7 @@ class Run:
     drafted: int
 
 
-def run(trace: Trace, ladder: CostLadder, choose: Callable[[int], int], chance: random.Random, told: Told) -> Run:
+def run(trace: Trace, ladder: CostTable, choose: Callable[[int], int], chance: random.Random, told: Told) -> Run:
     """Go through a trace; `choose` is told the tokens left, and `told` what came of it."""
     position, seconds, cycles, drafted = 0, 0.0, 0, 0
     behind = 0
@@ -96,17 +96,17 @@ def run(trace: Trace, ladder: CostLadder, choose: Callable[[int], int], chance: 
 class Controlled:
     """The controller on one sequence, as the engine drives it."""
 
-    def __init__(self, ladder: CostLadder, guess: CostLadder | None = None) -> None:
-        self._costs = Costs(guess or ladder)
+    def __init__(self, ladder: CostTable, guess: CostTable | None = None) -> None:
+        self._costs = CostModel(guess or ladder)
         self._acceptance = Acceptance()
-        self._length = DraftLength()
+        self._length = DraftLengthController()
         self._length.begin()
         self._behind = 0
 
     def choose(self, left: int) -> int:
         """K of the next cycle."""
         ladder = self._costs.ladder
-        offer = Offer(
+        offer = Candidate(
             MODEL, self._acceptance, MAX_DRAFT_TOKENS, self._costs.cycle_s, self._behind * ladder.draft_read_s
         )
         return self._length.choose([offer], self._costs.cycle_s(0), left).count
@@ -120,7 +120,7 @@ class Controlled:
         self._behind = behind
 
 
-def compare(trace: Trace, ladder: CostLadder, seed: int) -> dict[str, float]:
+def compare(trace: Trace, ladder: CostTable, seed: int) -> dict[str, float]:
     """Speeds of the controller, of plain decoding and of every fixed K, each with the same chances."""
     controlled = Controlled(ladder)
     speeds = {"auto": run(trace, ladder, controlled.choose, random.Random(seed), controlled.told).speed}

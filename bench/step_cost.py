@@ -33,12 +33,12 @@ from mlx_lm.sample_utils import make_sampler
 from helix_mlx.bench.models import pair_of, random_llama
 from helix_mlx.bench.report import Asked, Spread, show_all, table, write_json
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.drafting import Drafting, estimated_ladder
+from helix_mlx.engine.execution.cycle import Models
+from helix_mlx.engine.execution.runner import Runner
 from helix_mlx.engine.memory import allocate_pool
-from helix_mlx.engine.runner import Runner
-from helix_mlx.engine.scheduler import Limits, Scheduler
-from helix_mlx.engine.sequence import Sequence
-from helix_mlx.engine.step import Models
+from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
+from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.kernels import cpu_attention
 from helix_mlx.models.incremental_text import IncrementalText
 from helix_mlx.models.pair import Pair
@@ -132,7 +132,9 @@ class Helix:
         )
         cache = PrefixCache(self._pool.allocator, PAGE, b"", enabled=True)
         models = Models(Filling(pair.target.model, self._pool), pair.target.vocab_size, None, None)
-        self._runner = Runner(models, self._pool, cache, Scheduler(limits), Drafting(estimated_ladder(0.0)), lookahead)
+        self._runner = Runner(
+            models, self._pool, cache, Scheduler(limits), AdaptiveDraftPolicy(estimated_ladder(0.0)), lookahead
+        )
         for number in range(batch):
             self._runner.add(self._sequence(number, context, most))
         while self.emitted < batch:

@@ -13,7 +13,7 @@ from typing import Any
 
 from helix_mlx import __version__
 from helix_mlx.convert.checkpoint import convert_checkpoint
-from helix_mlx.convert.exclusive import exclusively
+from helix_mlx.convert.file_lock import exclusively
 from helix_mlx.convert.recipe import Recipe
 from helix_mlx.convert.source import Line, Source, check_room, find_source
 from helix_mlx.errors import ModelError, SettingsError

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
-from helix_mlx.engine.core import Core
+from helix_mlx.engine.core import EngineCore
 from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
 from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair
@@ -113,13 +113,13 @@ def address(array: mx.array) -> int:
     return int(np.asarray(array).__array_interface__["data"][0])
 
 
-def grow_whole(core: Core) -> None:
+def grow_whole(core: EngineCore) -> None:
     """Let the page pool take all that it may, before anything runs."""
     missing = core.pool.pages_most - core.pool.allocator.pages_total
     if missing:
         core.pool.grow(missing)
 
 
-def pool_addresses(core: Core) -> list[int]:
+def pool_addresses(core: EngineCore) -> list[int]:
     """Where every array of the page pool lies."""
     return [address(a) for arrays in (core.pool.keys, core.pool.values) for layers in arrays for a in layers]

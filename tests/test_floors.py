@@ -146,7 +146,7 @@ PLANTED = {
 }
 ALLOWED = {
     "helix_mlx/config.py": "from helix_mlx.errors import SettingsError\nfrom helix_mlx.request import Stats\n",
-    "helix_mlx/engine/one.py": "from helix_mlx.engine.core import Core\nfrom helix_mlx.paging.tail import Tail\n",
+    "helix_mlx/engine/one.py": "from helix_mlx.engine.core import EngineCore\nfrom helix_mlx.paging.tail import Tail\n",
     "helix_mlx/cli/one.py": "from helix_mlx import __version__\nimport helix_mlx.engine.engine\n",
     "tests/test_one.py": "from helix_mlx.convert import quantization\n",
 }

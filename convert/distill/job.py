@@ -15,17 +15,17 @@ import mlx.core as mx
 from helix_mlx import __version__
 from helix_mlx.config import EngineConfig
 from helix_mlx.convert.checkpoint import quantization_of
-from helix_mlx.convert.distill.lessons import Lessons
+from helix_mlx.convert.distill.batching import Lessons
 from helix_mlx.convert.distill.numpy_ops import fastest_ops
 from helix_mlx.convert.distill.prompts import Prompts, read_prompts
 from helix_mlx.convert.distill.student import Student
 from helix_mlx.convert.distill.teacher import Opinion, ask_teacher
 from helix_mlx.convert.distill.texts import Text, write_texts
 from helix_mlx.convert.distill.training import Course, Schedule, Trainer
-from helix_mlx.convert.exclusive import exclusively
+from helix_mlx.convert.file_lock import exclusively
 from helix_mlx.convert.source import check_room
+from helix_mlx.engine.acceptance_counts import count_acceptance
 from helix_mlx.engine.engine import Engine, load
-from helix_mlx.engine.kept import measure_kept
 from helix_mlx.errors import ModelError, PairError, SettingsError
 from helix_mlx.kernels.cpu_kernels import choose_kernels
 from helix_mlx.models.loader import fetch
@@ -208,7 +208,7 @@ class _Job:
             for number, temperature in enumerate(MEASURED_TEMPERATURES):
                 self.progress(label, number, len(MEASURED_TEMPERATURES))
                 most = self.wanted.max_tokens
-                kept = measure_kept(engine, asked, "held out", temperature, "model", most, MEASURED_DRAFTS)
+                kept = count_acceptance(engine, asked, "held out", temperature, "model", most, MEASURED_DRAFTS)
                 found.append(kept.to_json())
         return found
 

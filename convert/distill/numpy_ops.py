@@ -21,7 +21,7 @@ import numpy as np
 from mlx_lm.models import llama
 from numpy.typing import NDArray
 
-from helix_mlx.convert.distill import imitation
+from helix_mlx.convert.distill import distillation_loss
 
 Array = NDArray[np.float32]
 
@@ -63,7 +63,7 @@ def _patched() -> Iterator[None]:
         patch.object(nn.Embedding, "as_linear", lambda layer, x: product(x, layer.weight.T)),
         patch.object(llama, "scaled_dot_product_attention", attention),
         patch.object(llama, "swiglu", swiglu),
-        patch.object(imitation, "top_logprobs", top_logprobs),
+        patch.object(distillation_loss, "top_logprobs", top_logprobs),
     ):
         yield
 
@@ -96,7 +96,7 @@ product = cast("Callable[[mx.array, mx.array], mx.array]", _product_with_gradien
 
 
 def top_logprobs(logits: mx.array, ids: mx.array, temperature: float) -> mx.array:
-    """As `imitation.top_logprobs`, in as few passes over the vocabulary as can be."""
+    """As `distillation_loss.top_logprobs`, in as few passes over the vocabulary as can be."""
     chosen = np.asarray(ids)
 
     def forward(logits: mx.array) -> mx.array:

@@ -14,8 +14,8 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from helix_mlx.convert.distill.imitation import Rows, imitation_loss, kept_chance
-from helix_mlx.convert.distill.lessons import Lessons
+from helix_mlx.convert.distill.batching import Lessons
+from helix_mlx.convert.distill.distillation_loss import Rows, imitation_loss, kept_chance
 from helix_mlx.convert.distill.numpy_ops import are_faster, fastest_ops
 from helix_mlx.convert.distill.student import Student
 

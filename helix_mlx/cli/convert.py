@@ -92,7 +92,7 @@ convert_command.add_command(distill_command)
 
 def _suggest(terminal: Terminal, target: str, as_json: bool) -> None:
     """Print the drafts that fit a target, the most promising first."""
-    from helix_mlx.convert.suggestion import suggest_drafts
+    from helix_mlx.convert.draft_search import suggest_drafts
 
     found = suggest_drafts(target, terminal.error_line)
     if as_json:

@@ -143,7 +143,7 @@ def _stats(repl: Repl, rest: str) -> bool:
         repl,
         f"{memory_line(memory)}; {memory.pages_used} of {memory.pages_total} pages in use, "
         f"{memory.pages_cached} kept for what begins alike, "
-        f"{memory.waste:.0%} of their positions empty",
+        f"{memory.unused_fraction:.0%} of their positions empty",
     )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence as Seq
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from helix_mlx.engine.core import Core
-from helix_mlx.engine.reading import Cancel, Progress, read
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.core import EngineCore
+from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.engine.streaming import Cancel, Progress, read
 from helix_mlx.models.tokenizer import Message
 from helix_mlx.request import Chunk, Request, SamplingParams, Settings
 
@@ -25,7 +25,7 @@ class Conversation:
         owner: kept alive as long as the conversation.
     """
 
-    def __init__(self, core: Core, owner: object = None) -> None:
+    def __init__(self, core: EngineCore, owner: object = None) -> None:
         self._core = core
         self._owner = owner
         self._running: Generator[Chunk] | None = None

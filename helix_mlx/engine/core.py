@@ -16,17 +16,17 @@ from typing import Any
 import mlx.core as mx
 
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.calibrate import Progress, measure
-from helix_mlx.engine.drafting import Drafting, estimated_ladder
-from helix_mlx.engine.failsafe import Failsafe
+from helix_mlx.engine.execution.calibration_run import Progress, measure
+from helix_mlx.engine.execution.cycle import Models
+from helix_mlx.engine.execution.engine_thread import EngineThread
+from helix_mlx.engine.execution.runner import Runner
 from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.memory import DEFAULT_CONTEXT, allocate_pool
 from helix_mlx.engine.metrics import Metrics
-from helix_mlx.engine.runner import Runner
-from helix_mlx.engine.scheduler import Limits, Scheduler
-from helix_mlx.engine.sequence import Sequence
-from helix_mlx.engine.step import Models
-from helix_mlx.engine.worker import Worker
+from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.failsafe_policy import FailsafePolicy
+from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
+from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.kernels import cpu_attention
 from helix_mlx.kernels.cpu_library import Notice
@@ -49,7 +49,7 @@ FIRST_DRAFT_TOKENS = 4
 """K that a sequence is expected to have before its first choice, for which pages are kept free."""
 
 
-class Core:
+class EngineCore:
     """A pair in memory, its pool, and the thread that runs what is submitted.
 
     Args:
@@ -93,10 +93,10 @@ class Core:
         cache = PrefixCache(self.pool.allocator, config.page_size, identity, enabled=config.prefix_cache)
         models = Models(pair.target.model, pair.target.vocab_size, drafter, drafter)
         share = pair.draft.nbytes / pair.target.nbytes if pair.draft else 0.0
-        self.drafting = Drafting(estimated_ladder(share))
-        chooser = Failsafe(self.drafting, notice or _warn)
+        self.drafting = AdaptiveDraftPolicy(estimated_ladder(share))
+        chooser = FailsafePolicy(self.drafting, notice or _warn)
         self.runner = Runner(models, self.pool, cache, self.scheduler, chooser, config.lookahead)
-        self.worker = Worker(self.runner)
+        self.worker = EngineThread(self.runner)
         self._encoding = threading.Lock()
 
     @property
@@ -276,8 +276,8 @@ class Core:
             draft_tokens=draft_tokens,
             draft_context=(draft.max_context if draft else None) or 2**31,
             drafter=drafter,
-            asks="model" if drafter == "auto" else drafter,
-            asks_count=FIRST_DRAFT_TOKENS if draft_tokens is None else draft_tokens,
+            next_drafter="model" if drafter == "auto" else drafter,
+            next_draft_tokens=FIRST_DRAFT_TOKENS if draft_tokens is None else draft_tokens,
             lookup=NgramLookup() if drafter in ("ngram", "auto") else None,
         )
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.conversation import Conversation
-from helix_mlx.engine.core import Core
+from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.memory import MemoryReport, report
 from helix_mlx.engine.metrics import Metrics
-from helix_mlx.engine.reading import Cancel, Progress, read
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.engine.streaming import Cancel, Progress, read
 from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.kernels.cpu_kernels import choose_kernels
 from helix_mlx.kernels.cpu_library import Notice, cache_folder
@@ -29,7 +29,7 @@ from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.models.tokenizer import Message
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
 from helix_mlx.speculative.calibration import LadderStore
-from helix_mlx.speculative.costs import CostLadder
+from helix_mlx.speculative.cost_model import CostTable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -98,7 +98,7 @@ class Engine:
     """
 
     def __init__(self, pair: Pair, config: EngineConfig | None = None, notice: Notice | None = None) -> None:
-        self._core = Core(pair, config or EngineConfig(), notice)
+        self._core = EngineCore(pair, config or EngineConfig(), notice)
         # An engine that is dropped takes its thread along. A collection of garbage may drop it on any thread, and
         # whatever that holds, so that nothing is waited for.
         self._finalizer = weakref.finalize(self, self._core.worker.stop)
@@ -141,7 +141,7 @@ class Engine:
         return self._core.has_draft
 
     @property
-    def ladder(self) -> CostLadder:
+    def ladder(self) -> CostTable:
         """What the parts of a cycle cost, as its draft lengths begin with: measured, or an estimate."""
         return self._core.drafting.ladder
 
@@ -166,7 +166,7 @@ class Engine:
 
     def calibrate(
         self, ladders: Path | None = None, notice: Notice | None = None, progress: Progress | None = None
-    ) -> CostLadder:
+    ) -> CostTable:
         """Measure what a cycle costs on this machine, unless that is known on disk; `load` does it by itself.
 
         It takes a second or two, in which requests wait; those that run are waited for.
@@ -363,7 +363,7 @@ class Engine:
             raise PromptError("a prompt is a text or a list of token ids; give one, or a list of them") from None
 
 
-def _close(core: weakref.ref[Core]) -> None:
+def _close(core: weakref.ref[EngineCore]) -> None:
     """End the thread of an engine that is alive when the interpreter ends."""
     living = core()
     if living is not None:

@@ -11,8 +11,8 @@ import mlx.core as mx
 
 from helix_mlx.config import DEFAULT_SEQUENCES, EngineConfig
 from helix_mlx.engine.metrics import Metrics
-from helix_mlx.engine.scheduler import Scheduler, pages_to_add
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.scheduling.scheduler import Scheduler, pages_to_add
+from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.errors import MemoryBudgetError, SettingsError
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.page_pool import PagePool
@@ -29,7 +29,7 @@ LEAST_CONTEXT = 2048
 
 @dataclass(frozen=True)
 class MemoryReport:
-    """KV memory at a moment. `bytes` is what the pool takes, `waste` the share of held positions not in use.
+    """KV memory at a moment. `bytes` is what the pool takes, `unused_fraction` the share of held positions not in use.
 
     `pages_total` and `bytes` grow as they are wanted, up to `budget` bytes. `pages_used` are held by running answers;
     `pages_cached` by nobody, and taken back whenever they are wanted. `context` is the most tokens of prompt and
@@ -41,7 +41,7 @@ class MemoryReport:
     pages_cached: int
     bytes: int
     budget: int
-    waste: float
+    unused_fraction: float
     context: int
     context_made_for: int
 
@@ -139,7 +139,7 @@ def report(metrics: Metrics, pair: Pair, context: int) -> MemoryReport:
         pages_cached=metrics.pages_cached,
         bytes=metrics.kv_bytes,
         budget=metrics.kv_budget,
-        waste=metrics.waste,
+        unused_fraction=metrics.unused_fraction,
         context=context,
         context_made_for=pair.target.max_context or DEFAULT_CONTEXT,
     )

@@ -10,8 +10,8 @@ from typing import Any
 class Metrics:
     """An engine at a moment. Counters only grow; gauges, marked so, are what is so now.
 
-    `waste` is the share of held positions, tails included, that no token uses; `tail_bytes` is held beside the page
-    pool. `tokens_per_s` is emitted tokens by the seconds in which anything ran.
+    `unused_fraction` is the share of held positions, tails included, that no token uses; `tail_bytes` is held beside
+    the page pool. `tokens_per_s` is emitted tokens by the seconds in which anything ran.
     """
 
     running: int = 0
@@ -30,7 +30,7 @@ class Metrics:
     """Gauge: bytes that it may grow to."""
     tail_bytes: int = 0
     """Gauge: bytes of the tails of running answers."""
-    waste: float = 0.0
+    unused_fraction: float = 0.0
     """Gauge: 0 to 1."""
     requests: int = 0
     finished: int = 0
@@ -64,7 +64,7 @@ class Metrics:
 
 
 GAUGES = (
-    "running", "waiting", "pages_total", "pages_used", "pages_cached", "kv_bytes", "kv_budget", "tail_bytes", "waste",
+    "running", "waiting", "pages_total", "pages_used", "pages_cached", "kv_bytes", "kv_budget", "tail_bytes", "unused_fraction",
     "tokens_per_s", "acceptance",
 )  # fmt: skip
 """The fields that may fall; all others only grow."""

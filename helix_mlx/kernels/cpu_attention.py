@@ -79,7 +79,7 @@ def paged_attention(
 
 
 @dataclass(frozen=True)
-class InPlace:
+class PagedKVRef:
     """What a cache returns in the place of gathered keys and values: where they lie, and who can read them there."""
 
     stored: Stored
@@ -87,14 +87,14 @@ class InPlace:
 
 
 @dataclass(frozen=True)
-class Sight:
+class WindowMask:
     """Stands for the mask of a pass: `window` positions a row at most, its own included; None is all before it."""
 
     window: int | None
 
 
 def install(model: object) -> bool:
-    """Let a model's attention read keys and values `InPlace`; with anything else it goes on as before.
+    """Let a model's attention read keys and values `PagedKVRef`; with anything else it goes on as before.
 
     mlx-lm's modules are changed for good, for every model that shares them.
 
@@ -102,7 +102,7 @@ def install(model: object) -> bool:
         model: a loaded model of mlx-lm.
 
     Returns:
-        Whether its caches may return `InPlace`: no where no test has shown the model's family to say the same, or
+        Whether its caches may return `PagedKVRef`: no where no test has shown the model's family to say the same, or
         where the family does not take it in the mlx-lm that is installed.
     """
     place = type(model).__module__
@@ -133,14 +133,14 @@ class _Probe:
         self.offset = mx.zeros((1,), mx.int32)
         self.asked = 0
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[InPlace, InPlace]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[PagedKVRef, PagedKVRef]:
         rows = keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3)
         stored = Stored(rows, mx.zeros((1, 1), mx.int32), self.offset, rows, self.offset)
-        found = InPlace(stored, CpuLibrary(self, Path()))
+        found = PagedKVRef(stored, CpuLibrary(self, Path()))
         return found, found
 
-    def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> Sight:  # noqa: N803
-        return Sight(window_size)
+    def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> WindowMask:  # noqa: N803
+        return WindowMask(window_size)
 
     def paged_attention(self, queries: mx.array, key_pages: mx.array, value_pages: mx.array, *rest: object) -> mx.array:
         self.asked += 1
@@ -152,9 +152,9 @@ def _reading_in_place(original: Callable[..., mx.array]) -> Callable[..., mx.arr
     def attention(
         queries: mx.array, keys: Any, values: Any, cache: object, scale: float, mask: Any, sinks: mx.array | None = None
     ) -> mx.array:
-        if not isinstance(keys, InPlace):
+        if not isinstance(keys, PagedKVRef):
             return original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
-        assert isinstance(mask, Sight), "this model makes masks of its own"
+        assert isinstance(mask, WindowMask), "this model makes masks of its own"
         return paged_attention(keys.library, queries, keys.stored, scale=scale, window=mask.window, sinks=sinks)
 
     attention.reads_in_place = True  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import numpy as np
 
 from helix_mlx.models.loader import LanguageModel
 from helix_mlx.models.tokenizer import Tokenizer
-from helix_mlx.models.vocabulary import shared_ids, stand_ins
+from helix_mlx.models.vocabulary import fallback_ids, shared_ids
 
 
 class SharedVocabulary(nn.Module):
@@ -40,7 +40,7 @@ class SharedVocabulary(nn.Module):
         """A draft behind the vocabulary of a target whose logits are of width `size`."""
         shared = shared_ids(target_tokenizer, draft_tokenizer)
         ids, known = np.zeros(size, np.int32), np.zeros(size, bool)
-        for index, other in {**stand_ins(target_tokenizer, draft_tokenizer, shared), **shared}.items():
+        for index, other in {**fallback_ids(target_tokenizer, draft_tokenizer, shared), **shared}.items():
             if index < size:
                 ids[index], known[index] = other, index in shared
         return cls(draft, mx.array(ids), mx.array(known))

@@ -21,7 +21,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Fit:
+class VocabularyMatch:
     """What two vocabularies have in common.
 
     Args:
@@ -56,7 +56,7 @@ class Fit:
         return {**asdict(self), "first": [list(row) for row in self.first], **shares}
 
 
-def compare(target: Tokenizer, draft: Tokenizer) -> Fit:
+def compare(target: Tokenizer, draft: Tokenizer) -> VocabularyMatch:
     """How two vocabularies fit.
 
     Raises:
@@ -66,14 +66,14 @@ def compare(target: Tokenizer, draft: Tokenizer) -> Fit:
     same_template = target.chat_template == draft.chat_template
     sizes = len(ours), len(theirs)
     if ours == theirs:
-        return Fit("identical", *sizes, len(ours), same_template=same_template)
+        return VocabularyMatch("identical", *sizes, len(ours), same_template=same_template)
     by_id_ours, by_id_theirs = {i: t for t, i in ours.items()}, {i: t for t, i in theirs.items()}
     both = by_id_ours.keys() & by_id_theirs.keys()
     differ = sorted(i for i in by_id_ours.keys() | by_id_theirs.keys() if by_id_ours.get(i) != by_id_theirs.get(i))
     first = tuple((i, by_id_ours.get(i), by_id_theirs.get(i)) for i in differ[:SHOWN])
     if both and all(by_id_ours[i] == by_id_theirs[i] for i in both) and len(both) >= LEAST_SHARED * sizes[1]:
-        return Fit("same ids", *sizes, len(both), first, same_template)
-    fit = Fit("shared", *sizes, len(shared_ids(target, draft)), first, same_template)
+        return VocabularyMatch("same ids", *sizes, len(both), first, same_template)
+    fit = VocabularyMatch("shared", *sizes, len(shared_ids(target, draft)), first, same_template)
     if fit.share_of_draft < LEAST_SHARED:
         shown = ", ".join(f"{i} ({one!r} and {other!r})" for i, one, other in first)
         raise PairError(
@@ -99,7 +99,7 @@ def shared_ids(target: Tokenizer, draft: Tokenizer) -> dict[int, int]:
     return found
 
 
-def stand_ins(target: Tokenizer, draft: Tokenizer, shared: Mapping[int, int]) -> dict[int, int]:
+def fallback_ids(target: Tokenizer, draft: Tokenizer, shared: Mapping[int, int]) -> dict[int, int]:
     """What the draft is shown for each of the target's tokens that it does not have: its longest end that it has."""
     known: dict[Spelling, int] = {}
     for index, text in spellings(draft).items():

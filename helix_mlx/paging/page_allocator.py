@@ -15,9 +15,9 @@ class PageAllocator:
     """Hands out pages 1 to `n_pages` and keeps runs together where it can.
 
     A page is given to one holder by `allocate`, to more by `retain`, and is free again after as many
-    `release`s. Free pages are kept as runs, so that extending a run costs the same in any pool. A page that somebody
-    wants to `keep` is cached instead of free when its last holder lets go: what is in it stays, `retain` brings it
-    back, and only where no page is free, the one that was released first is taken, and `forget` is told.
+    `release`s. Free pages are kept as runs, so that extending a run costs the same in any pool. A page
+    marked by `pin_cached` is cached instead of free when its last holder lets go: what is in it stays, `retain` brings
+    it back, and only where no page is free, the one that was released first is taken, and `on_evict` is told.
     `drafted` are the pages whose layers of the draft have been written, too.
 
     Args:
@@ -29,21 +29,21 @@ class PageAllocator:
         self.pages_total = n_pages
         self._free: dict[int, int] = {1: n_pages}  # first page of a free run -> pages in it
         self._free_ending: dict[int, int] = {n_pages: 1}  # last page of a free run -> its first
-        self._holders: dict[int, int] = {}
+        self._ref_counts: dict[int, int] = {}
         self._kept: set[int] = set()
         self._cached: OrderedDict[int, None] = OrderedDict()
-        self.forget: Callable[[int], None] | None = None
+        self.on_evict: Callable[[int], None] | None = None
         self.drafted: set[int] = set()
 
     @property
     def pages_used(self) -> int:
         """Pages that somebody holds."""
-        return len(self._holders)
+        return len(self._ref_counts)
 
     @property
     def pages_free(self) -> int:
         """Pages that can be had: nobody holds them, though some may be cached."""
-        return self.pages_total - len(self._holders)
+        return self.pages_total - len(self._ref_counts)
 
     @property
     def pages_cached(self) -> int:
@@ -59,9 +59,9 @@ class PageAllocator:
             first = self._free_ending.pop(first - 1)
         self._free[first], self._free_ending[last] = last - first + 1, first
 
-    def holders(self, page: int) -> int:
+    def ref_count(self, page: int) -> int:
         """How many hold `page`; 0 where it is free."""
-        return self._holders.get(page, 0)
+        return self._ref_counts.get(page, 0)
 
     def allocate(self, after: int | None = None) -> int:
         """One page: the next one after the held page `after` where that is free, else the start of a new run.
@@ -73,22 +73,22 @@ class PageAllocator:
             self._evict()
         page = after + 1 if after is not None and after + 1 in self._free else self._start_of_new_run()
         self._take(page)
-        self._holders[page] = 1
+        self._ref_counts[page] = 1
         self.drafted.discard(page)
         return page
 
     def retain(self, page: int) -> None:
         """One more holder of a held or cached page."""
-        assert page in self._holders or page in self._cached, f"page {page} is free"
-        self._holders[page] = self.holders(page) + 1
+        assert page in self._ref_counts or page in self._cached, f"page {page} is free"
+        self._ref_counts[page] = self.ref_count(page) + 1
         self._cached.pop(page, None)
 
-    def keep(self, page: int) -> None:
+    def pin_cached(self, page: int) -> None:
         """Cache a held page when its last holder lets go."""
-        assert page in self._holders, f"page {page} is held by nobody"
+        assert page in self._ref_counts, f"page {page} is held by nobody"
         self._kept.add(page)
 
-    def unkeep(self, page: int) -> None:
+    def uncache(self, page: int) -> None:
         """Nobody wants what is in a page any more, but for its holders."""
         self._kept.discard(page)
         if page in self._cached:
@@ -102,11 +102,11 @@ class PageAllocator:
         use without those before it.
         """
         for page in reversed(pages):
-            left = self._holders[page] - 1
+            left = self._ref_counts[page] - 1
             if left:
-                self._holders[page] = left
+                self._ref_counts[page] = left
             else:
-                del self._holders[page]
+                del self._ref_counts[page]
                 if page in self._kept:
                     self._cached[page] = None
                 else:
@@ -123,9 +123,9 @@ class PageAllocator:
                 f"all {self.pages_total} pages of KV memory are in use; raise --kv-memory, or lower --max-context"
             )
         page = next(iter(self._cached))
-        if self.forget is not None:
-            self.forget(page)
-        self.unkeep(page)
+        if self.on_evict is not None:
+            self.on_evict(page)
+        self.uncache(page)
 
     def _start_of_new_run(self) -> int:
         """The first page of memory if it is free, else the middle of the widest gap: both neighbours can grow."""

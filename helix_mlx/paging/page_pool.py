@@ -111,7 +111,7 @@ class PagePool:
             pages: N page numbers, all held.
             layer_keys, layer_values: a layer, [N, heads, page_size, dim].
         """
-        assert all(self.allocator.holders(page) for page in pages)
+        assert all(self.allocator.ref_count(page) for page in pages)
         if model == DRAFT:
             # Sequences that share a page each read it with their draft, and the first of them writes it.
             fresh = [i for i, page in enumerate(pages) if page not in self.allocator.drafted and page not in pages[:i]]

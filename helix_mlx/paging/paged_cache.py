@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from helix_mlx.kernels.cpu_attention import InPlace, Sight
+from helix_mlx.kernels.cpu_attention import PagedKVRef, WindowMask
 from helix_mlx.kernels.device import on_cpu
 from helix_mlx.kernels.paged_attention import GatherRows, Stored, attention_mask, gather, gather_run
 from helix_mlx.paging.block_table import BlockTable
@@ -17,7 +17,7 @@ from helix_mlx.paging.tail import Tail
 
 
 @dataclass(frozen=True)
-class Address:
+class PageLayout:
     """Where a batch's pages are.
 
     Args:
@@ -52,7 +52,7 @@ class PagedKV:
         self.tables = list(tables)
         self.tail = tail
         self.committed = list(committed)
-        self._address: Address | None = None
+        self._address: PageLayout | None = None
         self._gather_rows: dict[int, GatherRows] = {}
 
     @classmethod
@@ -76,7 +76,7 @@ class PagedKV:
         tables = [self.tables[b] for b in rows]
         return PagedKV(self.pool, self.model, tables, self.tail.take(rows), [self.committed[b] for b in rows])
 
-    def due(self, lengths: Sequence[int]) -> bool:
+    def has_full_page(self, lengths: Sequence[int]) -> bool:
         """Whether some sequence has a page's worth of verified positions in its tail."""
         size = self.pool.page_size
         return any(n - done >= size for n, done in zip(lengths, self.committed, strict=True))
@@ -121,7 +121,7 @@ class PagedKV:
         view = PagedView(self, offset, limit, exact)
         return [PagedCache(view, layer) for layer in range(len(self.tail.keys))]
 
-    def address(self) -> Address:
+    def address(self) -> PageLayout:
         """Where the sequences' pages are, as a forward pass wants it; kept until pages come or go."""
         if self._address is None:
             size = self.pool.page_size
@@ -134,7 +134,7 @@ class PagedKV:
             run = None
             if len(rows) == 1 and self.tables[0].is_run(counts[0]):
                 run = rows[0][0], counts[0]
-            self._address = Address(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
+            self._address = PageLayout(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
         return self._address
 
     def gather_rows(self, heads: int) -> GatherRows:
@@ -240,7 +240,9 @@ class PagedCache:
         """[B] int32, the position of the first row of this pass."""
         return self._view.offset
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array] | tuple[InPlace, InPlace]:
+    def update_and_fetch(
+        self, keys: mx.array, values: mx.array
+    ) -> tuple[mx.array, mx.array] | tuple[PagedKVRef, PagedKVRef]:
         """Write this pass's rows into the tail and return all positions.
 
         Args:
@@ -262,7 +264,7 @@ class PagedCache:
         library = kv.pool.direct[kv.model]
         if library is not None:
             stored = Stored(pages, view.address.block_table, view.address.committed, tail, view.offset)
-            return InPlace(stored, library), InPlace(stored, library)
+            return PagedKVRef(stored, library), PagedKVRef(stored, library)
         return view.fetch(pages[0], tail[0]), view.fetch(pages[1], tail[1])
 
     def make_mask(
@@ -270,11 +272,11 @@ class PagedCache:
         N: int,  # noqa: N803
         window_size: int | None = None,
         return_array: bool = False,
-    ) -> mx.array | str | Sight | None:
+    ) -> mx.array | str | WindowMask | None:
         """The mask for `N` rows a sequence: `[B, 1, N, S]`, or what says the same in short."""
         view, window = self._view, window_size or self._shape.window
         if view.kv.pool.direct[view.kv.model] is not None:
-            return Sight(window)
+            return WindowMask(window)
         if view.exact and not return_array and (window is None or window >= view.limit):
             return None if N == 1 else "causal"
         mask = view.mask(N, window)

@@ -39,7 +39,7 @@ class PrefixCache:
         self._enabled = enabled
         self._pages: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
-        allocator.forget = self._forget
+        allocator.on_evict = self._forget
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -78,13 +78,13 @@ class PrefixCache:
             if digest not in self._pages:
                 page = table.pages[index]
                 self._pages[digest], self._digests[page] = page, digest
-                self._allocator.keep(page)
+                self._allocator.pin_cached(page)
 
     def clear(self) -> None:
         """Know nothing any more."""
         for page in list(self._digests):
             self._forget(page)
-            self._allocator.unkeep(page)
+            self._allocator.uncache(page)
 
     def _chained(self, parent: bytes, tokens: Sequence[int]) -> bytes:
         return blake2b(parent + struct.pack(f"<{len(tokens)}I", *tokens), digest_size=32).digest()

@@ -46,7 +46,7 @@ class Acceptance:
             guess = self._guess[index] * MEMORY
             self._guess[index] = guess if reached else guess + PRIOR_WEIGHT * (1 - MEMORY)
 
-    def fade(self) -> None:
+    def discount(self) -> None:
         """What was seen is of another time: it counts little against what comes now."""
         self._chances = self._tokens = None
         for numbers in (self._kept, self._seen, self._guess):
@@ -79,12 +79,12 @@ class Estimate(Protocol):
         """The expected tokens of a cycle, for K = 0..7."""
         ...
 
-    def fade(self) -> None:
+    def discount(self) -> None:
         """Forget most of what was seen."""
         ...
 
 
-class Together:
+class BatchAcceptance:
     """The mean over sequences that go through a cycle together.
 
     Args:
@@ -111,11 +111,11 @@ class Together:
                 found[count] += (tokens[min(count, part[1])] - 1.0) / len(self._parts)
         return found
 
-    def fade(self) -> None:
+    def discount(self) -> None:
         """Of all of them."""
         for part in self._parts:
             if part is not None:
-                part[0].fade()
+                part[0].discount()
 
 
 def expected_tokens(chances: Sequence[float]) -> list[float]:

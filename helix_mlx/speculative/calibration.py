@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helix_mlx.request import MAX_DRAFT_TOKENS
-from helix_mlx.speculative.costs import CostLadder, Kind
+from helix_mlx.speculative.cost_model import CostTable, Kind
 
 FORMAT = 3
 """Of the files; a file of another one is measured anew, as one from when a cycle was another piece of work."""
@@ -64,7 +64,7 @@ class LadderStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, key: LadderKey) -> CostLadder | None:
+    def find(self, key: LadderKey) -> CostTable | None:
         """The ladder of a key; None where there is none, or a file of it that means nothing."""
         try:
             data = json.loads((self._folder / key.file_name).read_text(encoding="utf-8"))
@@ -75,11 +75,11 @@ class LadderStore:
             drafts = [float(ladder[name]) for name in ("draft_s", "draft_read_s")]
             if len(costs) != MAX_DRAFT_TOKENS + 1 or not all(0 < cost < _MOST_S for cost in costs):
                 return None
-            return CostLadder(costs, *drafts) if all(0 <= cost < _MOST_S for cost in drafts) else None
+            return CostTable(costs, *drafts) if all(0 <= cost < _MOST_S for cost in drafts) else None
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    def keep(self, key: LadderKey, ladder: CostLadder) -> bool:
+    def keep(self, key: LadderKey, ladder: CostTable) -> bool:
         """Write a ladder beside and rename it; returns whether that could be done."""
         data = {"format": FORMAT, "key": asdict(key), "ladder": asdict(ladder)}
         try:
@@ -98,7 +98,7 @@ class LadderStore:
         return True
 
 
-def ladder_of(seconds: Mapping[Kind, Sequence[float]], reads: Sequence[tuple[int, float]]) -> CostLadder | None:
+def ladder_of(seconds: Mapping[Kind, Sequence[float]], reads: Sequence[tuple[int, float]]) -> CostTable | None:
     """The ladder that measured cycles come to; None where those of K = 0 or of the largest K are missing.
 
     Args:
@@ -111,14 +111,14 @@ def ladder_of(seconds: Mapping[Kind, Sequence[float]], reads: Sequence[tuple[int
         return None
     target_s: list[float] = []
     for count in range(MAX_DRAFT_TOKENS + 1):
-        below = max(known for known, asks in medians if not asks and known <= count)
-        above = min(known for known, asks in medians if not asks and known >= count)
+        below = max(known for known, uses_model in medians if not uses_model and known <= count)
+        above = min(known for known, uses_model in medians if not uses_model and known >= count)
         share = (count - below) / (above - below) if above > below else 0.0
         cost = (1 - share) * medians[below, False] + share * medians[above, False]
         # More rows are never cheaper: where they seem so, it is noise.
         target_s.append(max(cost, *target_s) if target_s else cost)
-    steps = [(cost - target_s[count]) / count for (count, asks), cost in medians.items() if asks]
+    steps = [(cost - target_s[count]) / count for (count, uses_model), cost in medians.items() if uses_model]
     draft_s = max(_LEAST_S, statistics.median(steps)) if steps else 0.0
     long_reads = [(spent - draft_s) / tokens for tokens, spent in reads if tokens >= 16]
     read_s = statistics.median(long_reads) if long_reads else draft_s * _READ_SHARE
-    return CostLadder(tuple(target_s), draft_s, min(max(read_s, 0.0), draft_s))
+    return CostTable(tuple(target_s), draft_s, min(max(read_s, 0.0), draft_s))

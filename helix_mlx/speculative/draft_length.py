@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import Estimate
 
-MODEL, NGRAM, NOBODY = "model", "ngram", "none"
+MODEL, NGRAM, NO_DRAFT = "model", "ngram", "none"
 HYSTERESIS = 1.02
 """Another choice has to promise so many times as many tokens a second."""
 PARKING = 1.01
-"""Drafting goes on down to this gain: what promises less is not worth the risk that it is none."""
+"""AdaptiveDraftPolicy goes on down to this gain: what promises less is not worth the risk that it is none."""
 PROBE_SHARE = 0.01
 """The share of the time without drafts that trying some again may cost."""
 CATCH_UP_SHARE = 0.01
@@ -61,12 +61,12 @@ class Choice:
         return f"{self.kept:.0%} of {self.count} kept, {self.gain:.2f} times plain decoding"
 
 
-PLAIN = Choice(NOBODY, 0, PARKING)
+PLAIN = Choice(NO_DRAFT, 0, PARKING)
 """No drafts: what others are measured by."""
 
 
 @dataclass(frozen=True)
-class Offer:
+class Candidate:
     """A drafter that could be asked.
 
     Args:
@@ -84,11 +84,11 @@ class Offer:
     catch_up_s: float = 0.0
 
 
-class DraftLength:
+class DraftLengthController:
     """Chooses for the sequences that go through the cycle together, cycle by cycle."""
 
     def __init__(self) -> None:
-        self.last = Choice(NOBODY, 0, 1.0)
+        self.last = Choice(NO_DRAFT, 0, 1.0)
         self._parked_s = 0.0
         self._failed = 0
         self._tried = False
@@ -106,34 +106,34 @@ class DraftLength:
             self._in_a_row = (self._in_a_row + 1) % MOST_TRIES if accepted else 0
         self._tried = False
 
-    def choose(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice:
+    def choose(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
         """The best of what is offered, for the next cycle, which is going to run so.
 
         Args:
             offers: the drafters that may be asked.
             plain_s: the cost of a cycle without drafts.
-            left: tokens that the answer may still have, at least 1.
+            remaining: tokens that the answer may still have, at least 1.
         """
-        choice = self.weigh(offers, plain_s, left)
-        self.settle(choice, offers, plain_s)
+        choice = self.weigh(offers, plain_s, remaining)
+        self.commit_choice(choice, offers, plain_s)
         return choice
 
-    def weigh(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice:
+    def weigh(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
         """What `choose` would choose; nothing is noted of it."""
         best, best_worth = PLAIN, PARKING * (HYSTERESIS if not self.last.count else 1.0)
-        limit = min(left - 1, MAX_DRAFT_TOKENS)
+        limit = min(remaining - 1, MAX_DRAFT_TOKENS)
         for offer in offers:
             tokens = offer.acceptance.tokens()
-            spread = RISK * offer.catch_up_s / min(left, HORIZON)
+            spread = RISK * offer.catch_up_s / min(remaining, HORIZON)
             for count in range(1, min(offer.most, limit) + 1):
                 gain = tokens[count] * plain_s / (offer.cycle_s(count) + spread * tokens[count])
                 same = count == self.last.count and offer.drafter == self.last.drafter
                 worth = gain * HYSTERESIS if same else gain
                 if worth > best_worth:
                     best, best_worth = Choice(offer.drafter, count, gain, (tokens[count] - 1) / count), worth
-        return best if best.count else self._probe(offers, plain_s, left) or best
+        return best if best.count else self._probe(offers, plain_s, remaining) or best
 
-    def settle(self, choice: Choice, offers: Sequence[Offer], plain_s: float, cycles: int = 1) -> None:
+    def commit_choice(self, choice: Choice, offers: Sequence[Candidate], plain_s: float, cycles: int = 1) -> None:
         """The next cycle runs by this choice; `cycles` counts it and those before that ran without asking."""
         self.last = choice
         self._tried = choice.tries
@@ -141,19 +141,19 @@ class DraftLength:
             self._fresh -= self._fresh > 0
             self._parked_s = 0.0
             if not self._in_a_row:
-                next(offer for offer in offers if offer.drafter == choice.drafter).acceptance.fade()
+                next(offer for offer in offers if offer.drafter == choice.drafter).acceptance.discount()
         elif choice.count:
             self._parked_s, self._failed, self._in_a_row = 0.0, 0, 0
         else:
             self._parked_s, self._in_a_row = self._parked_s + plain_s * cycles, 0
 
-    def _probe(self, offers: Sequence[Offer], plain_s: float, left: int) -> Choice | None:
+    def _probe(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice | None:
         """One draft, where enough time has passed without any that the try costs little of it."""
-        able = [offer for offer in offers if left > 1 and could_pay(offer.most, plain_s, offer.cycle_s)]
+        able = [offer for offer in offers if remaining > 1 and could_pay(offer.most, plain_s, offer.cycle_s)]
         if not able:
             return None
         offer = max(able, key=lambda offer: offer.acceptance.chances()[0]) if len(able) > 1 else able[0]
-        fresh = self._fresh and offer.catch_up_s <= FRESH_SHARE * left * plain_s
+        fresh = self._fresh and offer.catch_up_s <= FRESH_SHARE * remaining * plain_s
         if not (self._in_a_row or fresh):
             parked_s = self._parked_s + plain_s
             cost = max(0.0, offer.cycle_s(1) - plain_s)

@@ -5,10 +5,10 @@ import pytest
 from helix_mlx.bench.arms import Ask, helix_arm
 from helix_mlx.bench.recorded import AUTO, PLAIN, Player, Recorded, fixed_seconds, judge, play, record
 from helix_mlx.engine.engine import Engine
-from helix_mlx.speculative.costs import CostLadder
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY
+from helix_mlx.speculative.cost_model import CostTable
+from helix_mlx.speculative.draft_length import MODEL, NGRAM, NO_DRAFT
 
-LADDER = CostLadder((1.0, 1.1, 1.2, 1.3, 1.5, 1.9, 2.1, 2.3), draft_s=0.2, draft_read_s=0.01)
+LADDER = CostTable((1.0, 1.1, 1.2, 1.3, 1.5, 1.9, 2.1, 2.3), draft_s=0.2, draft_read_s=0.01)
 NEW = list(range(100, 140))
 """A text in which nothing comes twice."""
 
@@ -43,7 +43,7 @@ def test_played_cycles_are_those_of_the_engine(engine: Engine, count: int, tempe
     assert answer.tokens == recorded.text
     going, cycles, kept = player(recorded), 0, 0
     while going.going:
-        going.sequence.asks, going.sequence.asks_count = MODEL, count
+        going.sequence.next_drafter, going.sequence.next_draft_tokens = MODEL, count
         kept += going.cycle()[0]
         cycles += 1
     assert cycles == answer.target_passes
@@ -54,7 +54,7 @@ def test_played_cycles_are_those_of_the_engine(engine: Engine, count: int, tempe
 def test_without_drafts_every_token_is_a_cycle(engine: Engine) -> None:
     recorded = record(engine, "chat", 0.0, 0, 8)
     going = player(recorded)
-    going.sequence.asks = NOBODY
+    going.sequence.next_drafter = NO_DRAFT
     while going.going:
         assert going.cycle() == (0, 1.0)
     assert going.seconds == 7.0

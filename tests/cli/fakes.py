@@ -129,7 +129,7 @@ class FakeEngine:
             pages_cached=5,
             bytes=2_000_000,
             budget=8_000_000,
-            waste=0.25,
+            unused_fraction=0.25,
             context=2048,
             context_made_for=4096,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helix_mlx.convert.suggestion import Suggestion
+from helix_mlx.convert.draft_search import Suggestion
 from tests.cli.conftest import Run
 
 REPORT: dict[str, Any] = {
@@ -93,7 +93,7 @@ def test_drafts_are_suggested_in_a_table_or_as_json(run: Run, monkeypatch: pytes
         Suggestion("org/small", 700_000_000, 0.15, "identical", 1.0, True, 2.4, True),
         Suggestion("org/other", 300_000_000, None, "shared", 0.64, False, None, False),
     ]
-    monkeypatch.setattr("helix_mlx.convert.suggestion.suggest_drafts", lambda *_: found)
+    monkeypatch.setattr("helix_mlx.convert.draft_search.suggest_drafts", lambda *_: found)
     result = run("convert", "--suggest-draft", "org/big")
     assert result.exit_code == 0, result.output
     assert "org/small  700 MB  15%        identical   2.40            yes" in result.stdout

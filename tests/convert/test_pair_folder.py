@@ -11,7 +11,7 @@ import pytest
 from helix_mlx.config import EngineConfig
 from helix_mlx.convert import pair_folder
 from helix_mlx.convert.checkpoint import convert_checkpoint
-from helix_mlx.convert.exclusive import exclusively
+from helix_mlx.convert.file_lock import exclusively
 from helix_mlx.convert.pair_folder import Wanted, convert_pair, out_folder
 from helix_mlx.convert.recipe import Recipe
 from helix_mlx.engine.engine import load

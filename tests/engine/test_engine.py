@@ -188,13 +188,13 @@ def test_progress_counts_prefilled_tokens(pair: Pair) -> None:
 
 def test_memory_says_what_is_held(pair: Pair) -> None:
     with Engine(pair, EngineConfig(max_context=4096)) as engine:
-        assert engine.memory().waste == 0.0
+        assert engine.memory().unused_fraction == 0.0
         stream = engine.stream(prompt(100), max_tokens=3900)
         next(stream)
         report = engine.memory()
         assert 6 <= report.pages_used < report.pages_total
         assert report.bytes == engine._core.pool.nbytes
-        assert 0 < report.waste < 1
+        assert 0 < report.unused_fraction < 1
         stream.close()
         report = engine.memory()
         assert report.pages_used == 0

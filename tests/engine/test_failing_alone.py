@@ -13,7 +13,7 @@ import pytest
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.handle import Handle
-from helix_mlx.engine.sequence import Sequence as Running
+from helix_mlx.engine.scheduling.sequence import Sequence as Running
 from helix_mlx.errors import LogitsError
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import Completion
@@ -132,10 +132,10 @@ def test_a_completion_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, pair:
             raise WrongError
         return of(self, sequence)
 
-    from helix_mlx.engine.core import Core
+    from helix_mlx.engine.core import EngineCore
 
-    of = Core.completion
-    monkeypatch.setattr(Core, "completion", fails)
+    of = EngineCore.completion
+    monkeypatch.setattr(EngineCore, "completion", fails)
     bad = seven_beside(pair, alone, lambda engine: engine.submit(prompt(12), max_tokens=40, temperature=0.25), failed=0)
     assert isinstance(bad, WrongError)
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.core import Core
-from helix_mlx.engine.drafting import Drafting, estimated_ladder
+from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.engine import Engine
-from helix_mlx.engine.sequence import Sequence
+from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import SamplingParams
 from tests.support import byte_tokenizer, pool_addresses, prompt, random_model
@@ -55,7 +55,7 @@ def oracle(pair: Pair) -> Iterator[Oracle]:
     oracle._engine.close()
 
 
-class AtRandom(Drafting):
+class AtRandom(AdaptiveDraftPolicy):
     """Changes its mind in every cycle, more than costs ever would make it."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -68,18 +68,18 @@ class AtRandom(Drafting):
             if sequence.draft_tokens is None:
                 able = [drafter for drafter in ("model", "ngram", "none") if drafter in ("none", sequence.drafter)]
                 able = ["model", "ngram", "none"] if sequence.drafter == "auto" else able
-                sequence.asks = self._chance.choice(able)
-                sequence.asks_count = 0 if sequence.asks == "none" else self._chance.randint(0, 7)
+                sequence.next_drafter = self._chance.choice(able)
+                sequence.next_draft_tokens = 0 if sequence.next_drafter == "none" else self._chance.randint(0, 7)
 
-    def would_draft(self, decoding: Seq[Sequence], most: int) -> bool:
-        super().would_draft(decoding, most)
+    def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
+        super().wants_drafts(decoding, most)
         return self._chance.random() < 0.3
 
 
 class Mix:
     """A core that is driven a step at a time, and what is expected of it."""
 
-    def __init__(self, core: Core, chance: random.Random) -> None:
+    def __init__(self, core: EngineCore, chance: random.Random) -> None:
         self.core = core
         self.chance = chance
         self.live: dict[Sequence, tuple[int, SamplingParams]] = {}

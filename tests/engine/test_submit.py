@@ -15,7 +15,7 @@ import pytest
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
-from helix_mlx.engine.runner import Event
+from helix_mlx.engine.execution.runner import Event
 from helix_mlx.errors import ClosedError, PromptError, SettingsError
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import Chunk, Request, SamplingParams

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from helix_mlx.errors import PairError
 from helix_mlx.models.tokenizer import Tokenizer
-from helix_mlx.models.vocabulary import compare, shared_ids, spellings, stand_ins
+from helix_mlx.models.vocabulary import compare, fallback_ids, shared_ids, spellings
 from tests.support import byte_tokenizer
 
 CODE = ["def read(self, path): return open(path).read()", "for line in file: print(line)", "import os, sys"] * 20
@@ -137,11 +137,11 @@ def test_a_large_vocabulary_is_copied_a_few_times_and_not_for_each_token() -> No
     target = words(*(f"Ġ{number}" for number in range(3000)))
     draft = words(*(f"▁{number}" for number in range(100, 2000)))
     compare(target, draft)
-    stand_ins(target, draft, shared_ids(target, draft))
+    fallback_ids(target, draft, shared_ids(target, draft))
     assert max(target.asked, draft.asked) <= 4
 
 
 def test_a_token_that_the_draft_lacks_is_shown_as_its_longest_end() -> None:
     target, draft = words("a", "reader", "zz"), words("a", "der", "er", "x")
     assert shared_ids(target, draft) == {0: 0}
-    assert stand_ins(target, draft, {0: 0}) == {1: 1, 2: 0}
+    assert fallback_ids(target, draft, {0: 0}) == {1: 1, 2: 0}

@@ -61,10 +61,10 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     @invariant()
     def same_as_the_model(self) -> None:
-        assert [self.pages.holders(page) for page in range(self.total + 1)] == self.counts
+        assert [self.pages.ref_count(page) for page in range(self.total + 1)] == self.counts
         assert self.pages.pages_used == len(self.held())
         assert self.pages.pages_free == self.total - len(self.held())
-        assert self.pages.holders(ZERO_PAGE) == 0
+        assert self.pages.ref_count(ZERO_PAGE) == 0
 
 
 TestAllocator = AllocatorMachine.TestCase

@@ -118,7 +118,7 @@ def test_only_held_or_cached_pages_are_retained() -> None:
     with pytest.raises(AssertionError, match="free"):
         allocator.retain(page)
     with pytest.raises(AssertionError, match="nobody"):
-        allocator.keep(page)
+        allocator.pin_cached(page)
 
 
 def test_free_pages_are_taken_before_cached_ones() -> None:
@@ -214,7 +214,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.total = 10
         self.allocator, self.cache = store(self.total)
-        self.forget, self.allocator.forget = self.allocator.forget, self.forgotten
+        self.on_evict, self.allocator.on_evict = self.allocator.on_evict, self.forgotten
         self.sequences: list[Modelled] = []
         self.content: dict[int, Chain] = {}
         self.known: dict[Chain, int] = {}
@@ -223,12 +223,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def forgotten(self, page: int) -> None:
         """The allocator takes a cached page: the oldest, and none with a known page behind it."""
-        assert self.forget is not None
-        assert self.allocator.holders(page) == 0
+        assert self.on_evict is not None
+        assert self.allocator.ref_count(page) == 0
         assert self.known.pop(self.content[page]) == page
         assert page not in self.behind.values(), "a parent goes before its child"
         self.behind.pop(page, None)
-        self.forget(page)
+        self.on_evict(page)
 
     def pick(self, data: st.DataObject) -> Modelled:
         return data.draw(st.sampled_from(self.sequences))
@@ -326,7 +326,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def holders_are_the_tables(self) -> None:
         held = [page for sequence in self.sequences for page in sequence.table.pages]
-        assert all(self.allocator.holders(page) == held.count(page) for page in range(self.total + 1))
+        assert all(self.allocator.ref_count(page) == held.count(page) for page in range(self.total + 1))
         assert self.allocator.pages_used == len(set(held))
         assert self.allocator.pages_free == self.total - len(set(held))
 

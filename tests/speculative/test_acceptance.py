@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from helix_mlx.speculative.acceptance import Acceptance, Together, expected_tokens
+from helix_mlx.speculative.acceptance import Acceptance, BatchAcceptance, expected_tokens
 
 
 def test_expected_tokens_of_equal_chances_are_the_closed_form() -> None:
@@ -45,7 +45,7 @@ def test_what_has_faded_yields_to_what_comes() -> None:
     for each in (old, faded):
         for _ in range(100):
             each.note(1, 0)
-    faded.fade()
+    faded.discount()
     for each in (old, faded):
         for _ in range(4):
             each.note(1, 1)
@@ -57,13 +57,13 @@ def test_together_is_the_mean_and_who_has_none_gains_nothing() -> None:
     for _ in range(80):
         good.note(4, 4)
         bad.note(4, 0)
-    both = Together([(good, 7), (bad, 7)])
+    both = BatchAcceptance([(good, 7), (bad, 7)])
     assert both.tokens()[4] == pytest.approx((good.tokens()[4] + bad.tokens()[4]) / 2)
     assert both.chances()[0] == pytest.approx((good.chances()[0] + bad.chances()[0]) / 2)
-    half = Together([(good, 2), None])
+    half = BatchAcceptance([(good, 2), None])
     assert half.tokens()[7] == pytest.approx((good.tokens()[2] + 1.0) / 2)
     assert half.chances() == good.chances()
-    half.fade()
+    half.discount()
     good.note(1, 0)
     other = Acceptance()
     for _ in range(80):

@@ -10,13 +10,13 @@ import pytest
 
 from helix_mlx.speculative.calibration import FORMAT, LadderKey, LadderStore
 from helix_mlx.speculative.calibration import ladder_of as ladder_or_none
-from helix_mlx.speculative.costs import CostLadder, Kind
+from helix_mlx.speculative.cost_model import CostTable, Kind
 
 KEY = LadderKey("Apple M3 Max", "0.32.4", "a target of 4 bits", "a draft", "off", 1024)
-LADDER = CostLadder((1.0, 1.1, 1.2, 1.3, 1.4, 1.8, 2.0, 2.2), 0.2, 0.01)
+LADDER = CostTable((1.0, 1.1, 1.2, 1.3, 1.4, 1.8, 2.0, 2.2), 0.2, 0.01)
 
 
-def ladder_of(seconds: dict[Kind, list[float]], reads: list[tuple[int, float]]) -> CostLadder:
+def ladder_of(seconds: dict[Kind, list[float]], reads: list[tuple[int, float]]) -> CostTable:
     ladder = ladder_or_none(seconds, reads)
     assert ladder is not None
     return ladder

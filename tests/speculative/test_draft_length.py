@@ -9,10 +9,10 @@ import pytest
 
 from helix_mlx.bench.simulator import compare, ladders, traces
 from helix_mlx.speculative.acceptance import Acceptance
-from helix_mlx.speculative.costs import CostLadder
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NOBODY, DraftLength, Offer
+from helix_mlx.speculative.cost_model import CostTable
+from helix_mlx.speculative.draft_length import MODEL, NGRAM, NO_DRAFT, Candidate, DraftLengthController
 
-LADDER = CostLadder((1.0, 1.05, 1.1, 1.2, 1.3, 1.8, 2.0, 2.2), draft_s=0.1)
+LADDER = CostTable((1.0, 1.05, 1.1, 1.2, 1.3, 1.8, 2.0, 2.2), draft_s=0.1)
 
 
 def known(kept: int, drafted: int = 4) -> Acceptance:
@@ -35,36 +35,38 @@ def test_it_never_loses_and_regrets_little(name: str, draft_cost: float) -> None
 
 
 def test_the_best_drafter_is_asked() -> None:
-    length = DraftLength()
-    model = Offer(MODEL, known(2), 7, LADDER.cycle_s)
-    ngram = Offer(NGRAM, known(2), 7, lambda count: LADDER.cycle_s(count, asks_model=False))
+    length = DraftLengthController()
+    model = Candidate(MODEL, known(2), 7, LADDER.cycle_s)
+    ngram = Candidate(NGRAM, known(2), 7, lambda count: LADDER.cycle_s(count, uses_model=False))
     assert length.choose([model, ngram], 1.0, 100).drafter == NGRAM
-    absent = Offer(NGRAM, known(2), 0, LADDER.cycle_s)
+    absent = Candidate(NGRAM, known(2), 0, LADDER.cycle_s)
     assert length.choose([model, absent], 1.0, 100).drafter == MODEL
-    assert length.choose([], 1.0, 100) == DraftLength().choose([absent], 1.0, 100)
+    assert length.choose([], 1.0, 100) == DraftLengthController().choose([absent], 1.0, 100)
 
 
 def test_no_drafts_where_they_do_not_pay() -> None:
-    length = DraftLength()
-    choice = length.choose([Offer(MODEL, known(0), 7, LADDER.cycle_s)], 1.0, 100)
-    assert (choice.drafter, choice.count) == (NOBODY, 0)
+    length = DraftLengthController()
+    choice = length.choose([Candidate(MODEL, known(0), 7, LADDER.cycle_s)], 1.0, 100)
+    assert (choice.drafter, choice.count) == (NO_DRAFT, 0)
     assert "not pay" in choice.reason
 
 
 def test_nothing_is_drafted_behind_the_end() -> None:
     for left in range(1, 6):
-        assert DraftLength().choose([Offer(MODEL, known(4), 7, LADDER.cycle_s)], 1.0, left).count <= left - 1
+        assert (
+            DraftLengthController().choose([Candidate(MODEL, known(4), 7, LADDER.cycle_s)], 1.0, left).count <= left - 1
+        )
 
 
 def test_reading_a_long_text_has_to_pay_in_a_short_answer() -> None:
-    offer = Offer(MODEL, known(4), 7, LADDER.cycle_s, catch_up_s=20.0)
-    assert DraftLength().choose([offer], 1.0, 8).count == 0
-    assert DraftLength().choose([Offer(MODEL, known(4), 7, LADDER.cycle_s)], 1.0, 8).count > 0
+    offer = Candidate(MODEL, known(4), 7, LADDER.cycle_s, catch_up_s=20.0)
+    assert DraftLengthController().choose([offer], 1.0, 8).count == 0
+    assert DraftLengthController().choose([Candidate(MODEL, known(4), 7, LADDER.cycle_s)], 1.0, 8).count > 0
 
 
 def test_a_draft_that_has_become_good_is_found_again() -> None:
-    length, acceptance = DraftLength(), known(0)
-    offer = Offer(MODEL, acceptance, 7, LADDER.cycle_s)
+    length, acceptance = DraftLengthController(), known(0)
+    offer = Candidate(MODEL, acceptance, 7, LADDER.cycle_s)
     counts = []
     for _ in range(400):
         count = length.choose([offer], 1.0, 1000).count
@@ -78,12 +80,12 @@ def test_a_draft_that_has_become_good_is_found_again() -> None:
 
 def test_tries_that_are_kept_end_where_more_drafts_would_not_pay() -> None:
     """Five rows and more would pay if nearly all were kept; one would not, and is what is tried."""
-    dear = CostLadder((1.0, 2.2, 3.3, 4.2, 4.7, 5.5, 6.3, 7.1), draft_s=0.0)
-    length, acceptance = DraftLength(), known(0)
+    dear = CostTable((1.0, 2.2, 3.3, 4.2, 4.7, 5.5, 6.3, 7.1), draft_s=0.0)
+    length, acceptance = DraftLengthController(), known(0)
     length.begin()
     tries = 0
     for _ in range(200):
-        count = length.choose([Offer(MODEL, acceptance, 7, dear.cycle_s)], 1.0, 1000).count
+        count = length.choose([Candidate(MODEL, acceptance, 7, dear.cycle_s)], 1.0, 1000).count
         if count:
             kept = min(count, 1)
             acceptance.note(count, kept)
@@ -96,27 +98,27 @@ def test_tries_that_are_kept_end_where_more_drafts_would_not_pay() -> None:
 
 def test_a_new_answer_begins_a_new_chain_of_tries() -> None:
     """Two kept tries in the last answer take nothing from the tries of this one."""
-    dear = CostLadder((1.0, 2.2, 3.3, 4.2, 4.7, 5.5, 6.3, 7.1), draft_s=0.0)
+    dear = CostTable((1.0, 2.2, 3.3, 4.2, 4.7, 5.5, 6.3, 7.1), draft_s=0.0)
 
-    def tries(length: DraftLength, most: int) -> int:
+    def tries(length: DraftLengthController, most: int) -> int:
         acceptance = known(0)
         length.begin()
         for count in range(most):
-            if not length.choose([Offer(MODEL, acceptance, 7, dear.cycle_s)], 1.0, 1000).count:
+            if not length.choose([Candidate(MODEL, acceptance, 7, dear.cycle_s)], 1.0, 1000).count:
                 return count
             length.note(1, 1)
         return most
 
-    length = DraftLength()
+    length = DraftLengthController()
     assert tries(length, 2) == 2
-    assert tries(length, 9) == tries(DraftLength(), 9)
+    assert tries(length, 9) == tries(DraftLengthController(), 9)
 
 
 def test_drafts_that_would_gain_next_to_nothing_are_not_tried() -> None:
-    dear = CostLadder(tuple(rows * 0.97 for rows in range(1, 9)), draft_s=0.0)
-    length = DraftLength()
+    dear = CostTable(tuple(rows * 0.97 for rows in range(1, 9)), draft_s=0.0)
+    length = DraftLengthController()
     length.begin()
-    assert {length.choose([Offer(MODEL, known(0), 7, dear.cycle_s)], 0.97, 1000).count for _ in range(500)} == {0}
+    assert {length.choose([Candidate(MODEL, known(0), 7, dear.cycle_s)], 0.97, 1000).count for _ in range(500)} == {0}
 
 
 def test_it_needs_no_mlx() -> None:

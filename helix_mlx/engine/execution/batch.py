@@ -1,0 +1,172 @@
+"""Several sequences that go through the cycle together, and what the device knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import mlx.core as mx
+
+from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.paging.paged_cache import PagedKV, commit
+from helix_mlx.sampling.filters import Filters
+from helix_mlx.speculative.drafter import DraftContext
+from helix_mlx.speculative.verification.types import Draft, one_hot
+
+
+class Batch:
+    """Running sequences, each row one of them.
+
+    `last_two` [B, 2] int32 holds the tokens at positions n - 1 and n, `positions` [B] int32 holds n; both live
+    on the device and may be a cycle ahead of what the host has read. `drafting` are the rows whose draft keys and
+    values are in `draft`, in the order of the batch: those that the draft has read up to the last two tokens.
+
+    Args:
+        sequences: with all but the last token read by the target, each with its own keys and values, which the
+            batch takes over.
+    """
+
+    def __init__(self, sequences: Seq[Sequence]) -> None:
+        assert sequences
+        self.sequences: list[Sequence] = []
+        self.drafting: list[int] = []
+        self.target: PagedKV
+        self.draft: PagedKV | None = None
+        self._take_in(list(sequences), [])
+
+    @property
+    def lengths(self) -> list[int]:
+        """n of each sequence, as far as the host has read."""
+        return [s.length for s in self.sequences]
+
+    def arrange(self, sequences: Seq[Sequence], ready: Seq[Sequence]) -> None:
+        """Go on with these sequences, of which `ready` are those that the draft may be asked for.
+
+        Who leaves loses its keys and values; who stops drafting gets those of the draft back. The device is idle.
+        """
+        assert sequences
+        rows = {id(sequence): row for row, sequence in enumerate(self.sequences)}
+        staying = [rows[id(s)] for s in sequences if id(s) in rows]
+        joining = [s for s in sequences if id(s) not in rows]
+        if joining or len(staying) < len(self.sequences):
+            self._give_back_drafts()
+            self._take_in(joining, staying)
+        wanted = {id(s) for s in ready}
+        if [id(self.sequences[row]) for row in self.drafting] != [id(s) for s in self.sequences if id(s) in wanted]:
+            self._give_back_drafts()
+            self._join_drafts(wanted)
+
+    def has_full_page(self) -> bool:
+        """Whether a page is full: position n - 1 stays in the tail, where the draft may still have to write it."""
+        target, draft = self._verified()
+        return self.target.has_full_page(target) or (self.draft is not None and self.draft.has_full_page(draft))
+
+    def commit(self) -> None:
+        """Move full pages of both models to the pool; the device has to be idle.
+
+        Raises:
+            MemoryBudgetError: no page is free.
+        """
+        target, draft = self._verified()
+        if self.draft is None:
+            commit([self.target], [target])
+        else:
+            commit([self.target, self.draft], [target, draft])
+
+    def _verified(self) -> tuple[list[int], list[int]]:
+        """Positions that may be committed, of each sequence, and of each that drafts."""
+        target = [s.length if s.finished else s.length - 1 for s in self.sequences]
+        return target, [min(target[row], self.sequences[row].draft_length) for row in self.drafting]
+
+    def draft_context(self, in_flight: int) -> DraftContext:
+        """What the drafter sees: the sequences that draft.
+
+        Args:
+            in_flight: tokens a sequence may be ahead of what the host has read.
+        """
+        lengths = [self.sequences[row].length for row in self.drafting]
+        limit, exact = max(lengths) + in_flight, in_flight == 0 and min(lengths) == max(lengths)
+        last = self._last_of_one() if len(lengths) == 1 and not in_flight else None
+        if len(self.drafting) == len(self.sequences):
+            return DraftContext(
+                self.last_two if last is None else last,
+                self.positions,
+                limit,
+                exact,
+                self.filters,
+                self.seeds,
+                self.rules,
+                self.draft,
+            )
+        rows = mx.array(self.drafting, mx.int32)
+        return DraftContext(
+            self.last_two[rows] if last is None else last,
+            self.positions[rows],
+            limit,
+            exact,
+            self.filters.take(self.drafting),
+            self.seeds[rows],
+            [self.rules[row] for row in self.drafting],
+            self.draft,
+        )
+
+    def _last_of_one(self) -> mx.array:
+        """The last tokens of the one sequence that drafts: two, and those that its draft has missed before them."""
+        sequence = self.sequences[self.drafting[0]]
+        width = 2 + sequence.draft_lag
+        return self.last_two[self.drafting[0]][None] if width == 2 else mx.array([sequence.tokens[-width:]], mx.int32)
+
+    def spread(self, draft: Draft | None, ngram_drafts: dict[int, list[int]], count: int, vocab_size: int) -> Draft:
+        """All drafts at their rows of the batch; rows without any are filled with anything.
+
+        Args:
+            draft: of those that ask the draft model; None where nobody does.
+            found: K tokens or fewer that were looked up, by row.
+            count: K, the drafts of each row.
+            vocab_size: of the target.
+        """
+        if draft is not None and len(self.drafting) == len(self.sequences):
+            return draft
+        drafted = [*self.drafting, *ngram_drafts] if draft else list(ngram_drafts)
+        places = {row: place for place, row in enumerate(drafted)}
+        if ngram_drafts:
+            tokens = mx.array([row + [0] * (count - len(row)) for row in ngram_drafts.values()], mx.int32)
+            if draft is None:
+                draft = Draft(tokens, None)
+            else:
+                probs = None if draft.probs is None else mx.concatenate([draft.probs, one_hot(tokens, vocab_size)])
+                draft = Draft(mx.concatenate([draft.tokens, tokens]), probs)
+        assert draft is not None
+        return draft.take(mx.array([places.get(row, 0) for row in range(len(self.sequences))], mx.int32))
+
+    def _take_in(self, joining: list[Sequence], staying: list[int]) -> None:
+        """Rebuild the rows: those staying, then those joining. The host knows where everybody is."""
+        parts = [self.target.take(staying)] if staying else []
+        for sequence in joining:
+            assert sequence.target is not None
+            parts.append(sequence.target)
+            sequence.target = None
+        self.target = PagedKV.concatenate(parts)
+        self.sequences = [self.sequences[row] for row in staying] + joining
+        # A prompt of one token has nothing before it: position -1 is never kept, so any token stands in.
+        self.last_two = mx.array([(s.tokens[-2:] * 2)[-2:] for s in self.sequences], mx.int32)
+        self.positions = mx.array([s.length for s in self.sequences], mx.int32)
+        self.filters = Filters.of([s.params for s in self.sequences])
+        self.seeds = mx.array([s.seed for s in self.sequences], mx.uint32)
+        self.rules = [s.params.rule for s in self.sequences]
+
+    def _give_back_drafts(self) -> None:
+        if self.draft is None:
+            return
+        for place, row in enumerate(self.drafting):
+            self.sequences[row].draft = self.draft.take([place])
+        self.draft, self.drafting = None, []
+
+    def _join_drafts(self, wanted: set[int]) -> None:
+        self.drafting = [row for row, sequence in enumerate(self.sequences) if id(sequence) in wanted]
+        parts = []
+        for row in self.drafting:
+            kv = self.sequences[row].draft
+            assert kv is not None
+            parts.append(kv)
+            self.sequences[row].draft = None
+        self.draft = PagedKV.concatenate(parts) if parts else None

@@ -1,0 +1,116 @@
+"""The one cycle: draft, verify, keep, roll back. Plain decoding is a cycle of zero drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from helix_mlx.engine.execution.batch import Batch
+from helix_mlx.models.loader import LanguageModel
+from helix_mlx.paging.paged_cache import PagedKV, commit
+from helix_mlx.request import MAX_DRAFT_TOKENS
+from helix_mlx.speculative.drafter import Drafter
+from helix_mlx.speculative.verification import verify
+from helix_mlx.speculative.verification.types import Rows
+
+
+def tail_slots(page_size: int, lookahead: int | None) -> int:
+    """Slots a decoding tail needs: a page in waiting, the last position, and the rows of the cycles in flight."""
+    ahead = {0: 0, 1: MAX_DRAFT_TOKENS + 1, None: 1}[lookahead]
+    return page_size + MAX_DRAFT_TOKENS + 1 + ahead
+
+
+def prefill_chunk(model: LanguageModel, kv: PagedKV, tokens: list[int], start: int) -> None:
+    """Let a model read known tokens of one sequence in one pass, and commit the pages that this fills.
+
+    What was in flight before has ended after it, and only the commit is in flight then.
+
+    Args:
+        model: the model that `kv` belongs to.
+        kv: one sequence's keys and values, valid up to position start - 1.
+        tokens: the tokens at positions start, start + 1, ...; at least one.
+        start: the first position to write.
+
+    Raises:
+        MemoryBudgetError: no page is free.
+    """
+    # A draft that was not asked for a while may have left more than a page in its tail.
+    if kv.has_full_page([start]):
+        mx.synchronize()
+        commit([kv], [[start]])
+    slots = kv.tail.slots
+    kv.resize_tail(max(slots, start - kv.committed[0] + len(tokens)))
+    limit = start + len(tokens)
+    model(mx.array([tokens], mx.int32), cache=kv.caches(mx.array([start], mx.int32), limit, exact=True))
+    # The logits are never looked at, so the last layer and the output head are never computed.
+    mx.async_eval(kv.tail.keys, kv.tail.values)
+    mx.synchronize()
+    commit([kv], [[limit]])
+    if kv.tail.slots > slots:
+        kv.resize_tail(slots)
+        # Each prompt gathers arrays of other sizes than the one before; their memory would pile up.
+        mx.clear_cache()
+
+
+@dataclass(frozen=True)
+class Models:
+    """Who is asked. `draft` is the model that `drafter` asks; both are None without one.
+
+    `vocab_size` is the width of the target's logits.
+    """
+
+    target: LanguageModel
+    vocab_size: int
+    draft: LanguageModel | None
+    drafter: Drafter | None
+
+
+def cycle(
+    models: Models, batch: Batch, counts: Seq[int], ngram_drafts: dict[int, list[int]], in_flight: int
+) -> mx.array:
+    """Build one cycle for a batch and start it; the host waits for nothing.
+
+    Args:
+        models: the target, and who proposes the drafts that were not looked up.
+        batch: moved on to its state after the cycle, on the device.
+        counts: K of each sequence; 0 is plain decoding. Rows behind a sequence's own K are filling.
+        found: the drafts that were looked up, by row.
+        in_flight: tokens a sequence may be ahead of what the host has read.
+
+    Returns:
+        [B, max K + 2] int32: how many drafts were kept, then that many drafts, the target's own next token, and
+        filling. The number is -1 where the target's logits are no numbers, and the rest means nothing.
+    """
+    lengths = batch.lengths
+    limit = max(lengths) + in_flight
+    exact = in_flight == 0 and min(lengths) == max(lengths)
+    draft = None
+    rows = batch.last_two[:, 1:]
+    count = max(counts)
+    if count:
+        if batch.drafting:
+            assert models.drafter is not None
+            draft = models.drafter.propose(batch.draft_context(in_flight), count)
+        draft = batch.spread(draft, ngram_drafts, count, models.vocab_size)
+        rows = mx.concatenate([rows, draft.tokens], axis=1)
+    caches = batch.target.caches(batch.positions, limit + 1 + count, exact)
+    target_logits = models.target(rows, cache=caches)
+    # The device goes on here while the host builds what follows.
+    mx.async_eval(target_logits)
+    verdict = verify(Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules, counts)
+    kept = verdict.accepted[:, None]
+    if count:
+        # Row layout: the last token, the drafts, one place more; the next token goes where the first draft not kept is.
+        following = mx.concatenate([rows, rows[:, -1:]], axis=1)
+        place = mx.arange(count + 2)[None]
+        following = mx.where(place == kept + 1, verdict.next_token[:, None], following)
+        batch.last_two = mx.take_along_axis(following, kept + mx.arange(2)[None], axis=1)
+    else:  # nothing to choose between; on a CPU each operation costs some microseconds
+        following = batch.last_two = mx.concatenate([rows, verdict.next_token[:, None]], axis=1)
+    batch.positions = batch.positions + verdict.accepted + 1
+    packed = mx.concatenate([mx.where(verdict.finite[:, None], kept, -1), following[:, 1:]], axis=1)
+    tails = [batch.target.tail] + ([batch.draft.tail] if batch.draft is not None else [])
+    mx.async_eval(packed, batch.last_two, batch.positions, *((tail.keys, tail.values) for tail in tails))
+    return packed

@@ -1,0 +1,112 @@
+"""Begins sequences: from what the prefix cache holds, by fork, and by reading what is known of their tokens."""
+
+from __future__ import annotations
+
+import time
+
+from helix_mlx.engine.execution.cycle import Models, prefill_chunk, tail_slots
+from helix_mlx.engine.metrics import Counts
+from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
+from helix_mlx.paging.page_pool import DRAFT, TARGET, PagePool
+from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.paging.prefix_cache import PrefixCache
+
+
+class Prefill:
+    """What a sequence needs before its first cycle, and its draft before the first one that asks it.
+
+    Args:
+        models: target and draft.
+        pool: their pages.
+        cache: the prefix cache over them.
+        lookahead: as the runner's.
+        count: is told what was read.
+    """
+
+    def __init__(
+        self, models: Models, pool: PagePool, cache: PrefixCache, lookahead: int | None, count: Counts
+    ) -> None:
+        self._models = models
+        self._pool = pool
+        self._cache = cache
+        self._slots = tail_slots(pool.page_size, lookahead)
+        self._count = count
+
+    def pages_needed(self, sequence: Sequence) -> int:
+        """Pages that a waiting sequence would take from those that can be had, to hold the tokens known now."""
+        found = self._cache.match(sequence.tokens[: sequence.length]).pages
+        shared = sum(self._pool.allocator.ref_count(page) > 0 for page in found)
+        return sequence.length // self._pool.page_size - shared
+
+    def pages_returned(self, sequence: Sequence) -> int:
+        """Pages that can be had once a running sequence has let go."""
+        return sum(self._pool.allocator.ref_count(page) == 1 for page in sequence.table.pages)
+
+    def begin(self, sequence: Sequence) -> None:
+        """Begin with what the prefix cache holds of the sequence's tokens."""
+        size = self._pool.page_size
+        found = self._cache.match(sequence.tokens[: sequence.length])
+        sequence.table.adopt(found.pages, found.digests)
+        sequence.target = PagedKV.empty(self._pool, TARGET, sequence.table, self._slots)
+        sequence.target.found(len(found.pages))
+        sequence.target_length = sequence.read_from = len(found.pages) * size
+        sequence.stats.prefix_hit_tokens += sequence.target_length
+        self._count.prefix_hit_tokens += sequence.target_length
+        self._begin_draft(sequence)
+        if not sequence.began_at:
+            sequence.began_at = time.perf_counter()
+
+    def fork(self, sequence: Sequence, copy: Sequence) -> None:
+        """Begin a copy with the pages and the tail of a sequence that has read the prompt of both."""
+        assert sequence.target is not None
+        copy.table = sequence.table.fork()
+        copy.target = sequence.target.fork(copy.table)
+        copy.target_length = copy.read_from = sequence.target_length
+        copy.stats.prefix_hit_tokens = sequence.target_length
+        copy.began_at = time.perf_counter()
+        self._begin_draft(copy)
+
+    def read_target(self, sequence: Sequence, count: int) -> None:
+        """The target reads the next tokens of one sequence."""
+        kv, start = sequence.target, sequence.target_length
+        assert kv is not None
+        prefill_chunk(self._models.target, kv, sequence.tokens[start : start + count], start)
+        sequence.target_length = start + count
+        sequence.stats.prefill_tokens += count
+        self._count.prefill_tokens += count
+        self._cache.add(sequence.table, sequence.tokens, kv.committed[0] // self._pool.page_size)
+        if not sequence.emitted_count:
+            sequence.stats.prefill_s = time.perf_counter() - sequence.began_at
+        if sequence.progress is not None:
+            sequence.progress(sequence.target_length - sequence.read_from, sequence.length - sequence.read_from)
+
+    def read_draft(self, sequence: Sequence, count: int) -> None:
+        """The draft reads the next tokens of one sequence, all but the last two at most."""
+        assert self._models.draft is not None
+        # Who has something to read has left the batch's draft after the cycle that it was not asked in.
+        assert sequence.draft is not None
+        self._find_drafted(sequence)
+        start = sequence.draft_length
+        tokens = sequence.tokens[start : min(start + count, sequence.length - 1)]
+        if tokens:
+            prefill_chunk(self._models.draft, sequence.draft, tokens, start)
+            sequence.draft_length = start + len(tokens)
+            self._count.draft_prefill_tokens += len(tokens)
+
+    def _begin_draft(self, sequence: Sequence) -> None:
+        if sequence.can_use_draft_model:
+            sequence.draft = PagedKV.empty(self._pool, DRAFT, sequence.table, self._slots + DRAFT_GAP)
+            self._find_drafted(sequence)
+
+    def _find_drafted(self, sequence: Sequence) -> None:
+        """Go past pages that the draft has read already, for this sequence or for another that shares them."""
+        size, kv = self._pool.page_size, sequence.draft
+        assert kv is not None
+        pages = kv.committed[0] // size
+        # The draft reads the last two tokens again, so the page of the first of them stays out.
+        most = min(len(sequence.table.pages), max(0, sequence.length - 1) // size)
+        while pages < most and sequence.table.pages[pages] in self._pool.allocator.drafted:
+            pages += 1
+        if pages * size > sequence.draft_length:
+            kv.found(pages)
+            sequence.draft_length = pages * size

@@ -1,0 +1,400 @@
+"""Carries out what the scheduler decides: admits, reads prompts, runs cycles, commits, and lets go."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from helix_mlx.engine.execution.batch import Batch
+from helix_mlx.engine.execution.cycle import Models, cycle, tail_slots
+from helix_mlx.engine.execution.prefill import Prefill
+from helix_mlx.engine.memory import grow
+from helix_mlx.engine.metrics import Counts, Metrics
+from helix_mlx.engine.scheduling.draft_policy import DraftPolicy
+from helix_mlx.engine.scheduling.scheduler import Scheduler
+from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.errors import LogitsError
+from helix_mlx.paging.page_pool import PagePool
+from helix_mlx.paging.prefix_cache import PrefixCache
+from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk
+from helix_mlx.speculative.draft_length import MODEL, NGRAM
+
+Event = tuple[Sequence, list[Chunk]]
+"""Chunks of one answer; the last one of an answer has its finish reason. One that failed and has let go has none."""
+
+
+@dataclass(eq=False)
+class InFlightStep:
+    """A cycle that the host has not read: what comes back, and who was in it with which K."""
+
+    packed: mx.array
+    sequences: list[Sequence]
+    counts: list[int]
+    drafting: set[int]
+    """Rows whose draft model was asked."""
+
+
+class Runner:
+    """The sequences of an engine, step by step. One thread calls it, which owns MLX.
+
+    Args:
+        models: target and draft.
+        pool: their pages.
+        cache: the prefix cache over them.
+        scheduler: decides whose turn it is.
+        chooser: decides who drafts and how many, for those who leave it open.
+        lookahead: cycles that are enqueued before one is read; None is one where nobody drafts, else none.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        pool: PagePool,
+        cache: PrefixCache,
+        scheduler: Scheduler[Sequence],
+        chooser: DraftPolicy,
+        lookahead: int | None,
+    ) -> None:
+        self._models = models
+        self._pool = pool
+        self._cache = cache
+        self._scheduler = scheduler
+        self.chooser = chooser
+        self._lookahead = lookahead
+        self._batch: Batch | None = None
+        self._decode: list[tuple[Sequence, int]] = []
+        self._flights: deque[InFlightStep] = deque()
+        self._steady = False
+        self._device_idle = True
+        self._arrivals = 0
+        self._count = Counts()
+        self._prefill = Prefill(models, pool, cache, lookahead, self._count)
+        self._read_at: float | None = None
+        """When the cycle before was read, where nothing else was done since."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._scheduler.waiting or self._scheduler.running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence; its copies come after it."""
+        for each in (sequence, *sequence.copies):
+            each.arrival, self._arrivals = self._arrivals, self._arrivals + 1
+        self._scheduler.add(sequence)
+        self._count.requests += 1 + len(sequence.copies)
+        self._steady = False
+
+    def step(self) -> list[Event]:
+        """Do what is due: read a chunk of prompts, and run a cycle of all answers.
+
+        Returns:
+            What came out of it, for each answer.
+        """
+        began = time.perf_counter()
+        events: list[Event] = []
+        if not self._flights:
+            events += self._end_finished()
+            self._arrange()
+            self._launch()
+        if self._flights and self._may_run_ahead():
+            self._launch()
+        if self._flights:
+            events += self._read()
+        if not self._flights:
+            events += self._end_finished()
+        self._count.busy_s += time.perf_counter() - began
+        return events
+
+    def abandon(self) -> list[Sequence]:
+        """After an error: forget everything, since nothing that was read can be trusted; return who was there."""
+        held = [*self._scheduler.running, *self._scheduler.waiting]
+        gone = held + [copy for sequence in held for copy in sequence.copies]
+        self._flights.clear()
+        self._batch, self._decode = None, []
+        for sequence in held:
+            self._scheduler.remove(sequence)
+        for sequence in gone:
+            sequence.copies = []
+            sequence.release()
+        self._cache.clear()
+        self._count.failed += len(gone)
+        return gone
+
+    @contextmanager
+    def isolated(self, chooser: DraftPolicy) -> Iterator[None]:
+        """Run sequences that are nobody's: with a chooser of their own, and afterwards nothing is left of them.
+
+        One of them has room for every K, however few rows a pass has otherwise.
+        """
+        assert self.idle
+        before, counts, limits = self.chooser, vars(self._count).copy(), self._scheduler.limits
+        self.chooser = chooser
+        self._scheduler.limits = replace(limits, max_rows=max(limits.max_rows, MAX_DRAFT_TOKENS + 1))
+        try:
+            yield
+        finally:
+            self.abandon()
+            mx.synchronize()
+            self._device_idle = True
+            self.chooser, self._scheduler.limits = before, limits
+            vars(self._count).update(counts)
+
+    @property
+    def population(self) -> tuple[int, int]:
+        """How many run, and how many wait."""
+        return len(self._scheduler.running), len(self._scheduler.waiting)
+
+    def metrics(self) -> Metrics:
+        """What has been done, and what is held now."""
+        allocator, size = self._pool.allocator, self._pool.page_size
+        running = self._scheduler.running
+        slots = sum(tail_slots(size, self._lookahead) if s.target is None else s.target.tail.slots for s in running)
+        pages = {page for s in running for page in s.table.pages}
+        held = len(pages) * size + slots
+        # A page that several share is used once; what lies in no page yet is used by one.
+        filled = len(pages) * size + sum(max(0, s.target_length - s.pages_held * size) for s in running)
+        per_position = self._pool.bytes_per_page(self._pool.layers, 1)
+        return Metrics(
+            running=len(running),
+            waiting=len(self._scheduler.waiting) + sum(len(s.copies) for s in (*running, *self._scheduler.waiting)),
+            pages_total=allocator.pages_total,
+            pages_used=allocator.pages_used,
+            pages_cached=allocator.pages_cached,
+            kv_bytes=self._pool.nbytes,
+            kv_budget=self._pool.nbytes_most,
+            tail_bytes=slots * per_position,
+            unused_fraction=1 - filled / held if held else 0.0,
+            **vars(self._count),
+        )
+
+    # What may change while the device is idle.
+
+    def _end_finished(self) -> list[Event]:
+        """Let those go that have ended or are not wanted any more; the device is idle."""
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            if sequence.cancel_wanted and not sequence.finished:
+                sequence.finish_reason = "cancelled"
+        gone = [s for s in (*self._scheduler.running, *self._scheduler.waiting) if s.finished]
+        if not gone:
+            return []
+        if self._batch is not None and any(s.finished for s in self._batch.sequences):
+            self._commit()
+            self._arrange_batch([(s, count) for s, count in self._decode if not s.finished])
+        events: list[Event] = []
+        for sequence in gone:
+            self._scheduler.remove(sequence)
+            self._start_copies(sequence, [])
+            sequence.release()
+            events.append((sequence, self._last_chunks(sequence)))
+        self._steady = False
+        return events
+
+    def _last_chunks(self, sequence: Sequence) -> list[Chunk]:
+        """What ends an answer: one chunk, or none where it has failed."""
+        rest = ""
+        if sequence.error is None:
+            with sequence.failing_alone():
+                rest = sequence.finish_text()
+        if sequence.error is not None:
+            self._count.failed += 1
+            return []
+        stats = sequence.stats
+        if stats.emitted:
+            stats.decode_s = time.perf_counter() - sequence.first_at
+            stats.tokens_per_s = (stats.emitted - 1) / stats.decode_s if stats.decode_s > 0 else 0.0
+        if sequence.finish_reason == "cancelled":
+            self._count.cancelled += 1
+        else:
+            self._count.finished += 1
+        return [Chunk(rest, finish_reason=sequence.finish_reason, stats=stats, index=sequence.index)]
+
+    def _arrange(self) -> None:
+        """Commit, change who runs, and read what has to be read before the next cycle."""
+        if self._batch is not None and self._batch.has_full_page():
+            self._commit()
+        begun = [s for s in self._scheduler.running if s.emitted_count and s.target_length == s.length]
+        self.chooser.choose(begun, self._scheduler.most_drafts(len(begun)))
+        asking = [s for s in begun if s.next_drafter == MODEL and s.draft_wanted]
+        for sequence in self._scheduler.running:
+            sequence.drafts_alone = asking == [sequence]
+        prefill = self._prefill
+        if grow(self._pool, self._scheduler, prefill.pages_needed):
+            self._read_at = None  # no cycle takes as long
+        turn = self._scheduler.admit(self._pool.allocator.pages_free, prefill.pages_needed, prefill.pages_returned)
+        for sequence in turn.preempt:
+            self._preempt(sequence)
+        for sequence in turn.admit:
+            prefill.begin(sequence)
+        plan = self._scheduler.plan()
+        for sequence, count in plan.prefill:
+            prefill.read_target(sequence, count)
+        for sequence, count in plan.draft_prefill:
+            began, before = time.perf_counter(), sequence.draft_length
+            prefill.read_draft(sequence, count)
+            self.chooser.note_read(sequence.draft_length - before, time.perf_counter() - began)
+        decode = self._with_copies(plan.decode)
+        self._arrange_batch(decode)
+        self._decode = decode
+        first = any(s.emitted_count == 0 for s, _ in decode)
+        others = bool(plan.prefill or plan.draft_prefill or first)
+        # Who waits now goes on waiting until somebody ends or arrives, unless pages were made free for others just now.
+        self._steady = not (others or turn.preempt)
+        if others or turn.preempt or turn.admit:
+            self._device_idle, self._read_at = False, None
+
+    def _arrange_batch(self, decode: list[tuple[Sequence, int]]) -> None:
+        if not decode:
+            self._batch = None
+            return
+        sequences = [s for s, _ in decode]
+        if self._batch is None:
+            self._batch = Batch(sequences)
+        ready = [s for s, count in decode if count and self._may_draft(s)]
+        self._batch.arrange(sequences, ready)
+
+    def _may_draft(self, sequence: Sequence) -> bool:
+        # Before its first token a sequence may have no last two tokens to read.
+        return sequence.emitted_count > 0 and sequence.next_drafter == MODEL and not sequence.draft_prefill_needed
+
+    def _commit(self) -> None:
+        assert self._batch is not None
+        if not self._device_idle:
+            mx.synchronize()
+        self._device_idle = False
+        self._batch.commit()
+        for sequence, done in zip(self._batch.sequences, self._batch.target.committed, strict=True):
+            self._cache.add(sequence.table, sequence.tokens, done // self._pool.page_size)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's pages for older ones; it comes back by reading its tokens again."""
+        assert not sequence.finished
+        if self._batch is not None and sequence in self._batch.sequences:
+            self._arrange_batch([(s, 0) for s in self._batch.sequences if s is not sequence])
+        sequence.release()
+        sequence.stats.preemptions += 1
+        self._count.preemptions += 1
+
+    def _with_copies(self, decode: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """Those who run a cycle now, with the copies of those that have just read their prompt."""
+        before = len(decode)
+        for sequence, _ in list(decode):
+            if sequence.copies:
+                decode = self._start_copies(sequence, decode)
+        cap = self._scheduler.most_drafts(len(decode))
+        return decode if len(decode) == before else [(s, min(count, cap)) for s, count in decode]
+
+    def _start_copies(self, sequence: Sequence, decode: list[tuple[Sequence, int]]) -> list[tuple[Sequence, int]]:
+        """Fork a sequence that has read its prompt, into as many of its copies as may run now; the others wait."""
+        copies, sequence.copies = sequence.copies, []
+        for copy in copies:
+            if decode and self._scheduler.start(copy, self._pool.allocator.pages_free):
+                self._prefill.fork(sequence, copy)
+                decode = [*decode, (copy, 0)]
+            else:
+                self._scheduler.add(copy)
+        return decode
+
+    # The cycle.
+
+    def _may_run_ahead(self) -> bool:
+        """Whether another cycle of the same sequences may be enqueued before the last one is read."""
+        batch = self._batch
+        if self._lookahead == 0 or not self._steady or batch is None or batch.has_full_page():
+            return False
+        if self._lookahead is None and any(count for _, count in self._decode):
+            return False
+        if any(s.next_drafter == NGRAM and s.draft_wanted for s in batch.sequences):
+            return False  # it has to see the last tokens
+        if any(count > s.draft_wanted for s, count in self._decode):
+            return False  # its draft was made for no more positions
+        if not self._scheduler.covers(self._pool.allocator.pages_free):
+            return False
+        if any(s.finished or s.cancel_wanted for s in (*batch.sequences, *self._scheduler.waiting)):
+            return False
+        drafts = any(count for _, count in self._decode)
+        most = self._scheduler.most_drafts(len(batch.sequences))
+        return drafts or not self.chooser.wants_drafts(batch.sequences, most)
+
+    def _launch(self) -> None:
+        batch = self._batch
+        if batch is None:
+            return
+        asked = {id(sequence): count for sequence, count in self._decode}
+        counts = [asked[id(sequence)] for sequence in batch.sequences]
+        ngram_drafts = self._look_up(batch, counts)
+        in_flight = sum(max(flight.counts) + 1 for flight in self._flights)
+        packed = cycle(self._models, batch, counts, ngram_drafts, in_flight)
+        drafting = set(batch.drafting) if max(counts) else set()
+        self._device_idle = False
+        self._flights.append(InFlightStep(packed, list(batch.sequences), counts, drafting))
+        self._count.target_passes += 1
+
+    def _look_up(self, batch: Batch, counts: list[int]) -> dict[int, list[int]]:
+        """The drafts that no model is asked for, by row; `counts` becomes what was found."""
+        ngram_drafts: dict[int, list[int]] = {}
+        for row, sequence in enumerate(batch.sequences):
+            if sequence.next_drafter == NGRAM and counts[row]:
+                assert sequence.lookup is not None
+                tokens = sequence.lookup.propose(sequence.tokens, counts[row])
+                counts[row] = len(tokens)
+                if tokens:
+                    ngram_drafts[row] = tokens
+        return ngram_drafts
+
+    def _read(self) -> list[Event]:
+        """Wait for the oldest cycle and take its tokens: the one host synchronisation of a cycle."""
+        flight = self._flights.popleft()
+        if not self._flights:
+            # As good a wait as the next line's, and after it a commit finds the device idle.
+            mx.synchronize()
+            self._device_idle = True
+        rows: Any = flight.packed.tolist()
+        now = time.perf_counter()
+        seconds = None if self._read_at is None else now - self._read_at
+        self._read_at = now
+        kept = [max(0, row[0]) for row in rows]
+        flown = list(zip(flight.sequences, flight.counts, kept, strict=True))
+        self.chooser.note(flown, bool(flight.drafting), seconds)
+        events: list[Event] = []
+        for row, (sequence, (kept, *tokens)) in enumerate(zip(flight.sequences, rows, strict=True)):
+            if sequence.finished:
+                continue
+            count = flight.counts[row]
+            drafted = max(flight.counts) if row in flight.drafting else 0
+            with sequence.failing_alone():
+                if kept < 0:
+                    raise LogitsError(
+                        f"the target's logits are no numbers at token {sequence.emitted_count + 1} of the answer: its "
+                        "weights are damaged, or too large for their type; fetch or convert the model again"
+                    )
+                events.append((sequence, self._take(sequence, tokens[: kept + 1], count, drafted)))
+        return events
+
+    def _take(self, sequence: Sequence, tokens: list[int], count: int, draft_passes: int) -> list[Chunk]:
+        stats = sequence.stats
+        stats.host_syncs += 1
+        if sequence.emitted_count == 0:
+            stats.prefill_tokens += 1  # the last token of the prompt, which this cycle has read
+            self._count.prefill_tokens += 1
+            sequence.first_at = time.perf_counter()
+            stats.time_to_first_token_s = sequence.first_at - sequence.submitted_at
+        else:
+            stats.target_passes += 1
+            stats.draft_passes += draft_passes
+            stats.note_cycle(sequence.next_drafter, count)
+        before = stats.accepted
+        chunks = sequence.accept(tokens, count)
+        self._count.emitted += len(chunks)
+        self._count.drafted += count
+        self._count.accepted += stats.accepted - before
+        sequence.target_length = sequence.length
+        if draft_passes:
+            sequence.draft_length = sequence.length - 1
+        return chunks

@@ -1,0 +1,54 @@
+"""What a drafter's drafts usually come to: over all texts, and over those whose prompts begin alike.
+
+Prompts that share a template, a system prompt or the turns before come from one program and one conversation, and
+drafts are kept about as often in all of them. A short answer has ended before its own cycles tell as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LENGTHS = (0, 1, 4, 16, 64, 256, 1024)
+"""Tokens of a prompt's prefix_keys. All prompts have the first one in common."""
+WEIGHT = 6.0
+"""How many drafts count as much as what is known of a shorter beginning."""
+MEMORY = 0.995
+"""What is left of a draft's weight after the next one: some 200 count. One bad answer alone parks none that follow."""
+MOST_KEPT = 4096
+"""Beginnings that are remembered; those that were noted last."""
+
+
+def prefix_keys(prompt: Sequence[int]) -> tuple[int, ...]:
+    """What stands for a prompt's prefix_keys of each of LENGTHS, as far as it is as long."""
+    return tuple(hash(tuple(prompt[:length])) for length in LENGTHS if length <= len(prompt))
+
+
+class PrefixPrior:
+    """The share of first drafts that are kept, by prefix_keys: a long one's counts where enough of it was seen.
+
+    Args:
+        prior: the share where nothing was seen.
+    """
+
+    def __init__(self, prior: float) -> None:
+        self._prior = prior
+        self._seen: dict[int, tuple[float, float]] = {}
+
+    def chance(self, begun: Sequence[int]) -> float:
+        """The chance that the first draft of a cycle is kept, in an answer to a prompt with these `prefix_keys`."""
+        chance = self._prior
+        for beginning in begun:
+            if beginning not in self._seen:
+                break
+            kept, drafted = self._seen[beginning]
+            chance = (kept + WEIGHT * chance) / (drafted + WEIGHT)
+        return chance
+
+    def note(self, begun: Sequence[int], kept: bool) -> None:
+        """A first draft was kept, or was not."""
+        for beginning in begun:
+            # What was noted last stands last.
+            before, drafted = self._seen.pop(beginning, (0.0, 0.0))
+            self._seen[beginning] = before * MEMORY + kept, drafted * MEMORY + 1.0
+        while len(self._seen) > MOST_KEPT:
+            del self._seen[next(iter(self._seen))]
