@@ -32,8 +32,8 @@ from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, missed
 from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
 from helix_mlx.speculative.cost_model import CostTable
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NO_DRAFT
-from helix_mlx.speculative.ngram import NgramLookup
+from helix_mlx.speculative.draft_length import NO_DRAFT
+from helix_mlx.speculative.registry import DRAFTERS, MODEL, NGRAM
 
 AUTO, PLAIN = "auto", "plain"
 
@@ -105,7 +105,8 @@ class Player:
             pages_most=0,
             draft_tokens=None,
             drafter="auto",
-            lookup=NgramLookup(),
+            drafters=DRAFTERS,
+            token_drafters={name: spec.make() for name, spec in DRAFTERS.items() if spec.make is not None},
         )
 
     @property
@@ -120,7 +121,7 @@ class Player:
         """
         sequence, text = self.sequence, self._recorded.text
         count = min(sequence.next_draft_tokens, max(0, sequence.remaining - 1))
-        uses_model = sequence.next_drafter == MODEL and count > 0
+        uses_model = sequence.uses_model and count > 0
         seconds = self._ladder.cycle_s(count, uses_model) * self._noise()
         missed = sequence.draft_lag if uses_model else 0
         self.seconds += seconds + missed_s(missed, self._ladder.draft_read_s, self._ladder.draft_s, alone=True)
@@ -135,8 +136,7 @@ class Player:
         """How many drafts of n-grams are kept."""
         if not count:
             return 0
-        assert self.sequence.lookup is not None
-        drafts = self.sequence.lookup.propose(self.sequence.tokens, count)
+        drafts = self.sequence.token_drafters[NGRAM].propose(self.sequence.tokens, count)
         wrong = (i for i, (a, b) in enumerate(zip(drafts, self._recorded.text[at:], strict=False)) if a != b)
         return next(wrong, min(len(drafts), len(self._recorded.text) - at))
 
@@ -146,7 +146,7 @@ def fixed_seconds(player: Player, way: str) -> float:
     sequence = player.sequence
     while player.going:
         if way == NGRAM:
-            sequence.next_drafter, sequence.next_draft_tokens = NGRAM, min(NGRAM_LENGTH, sequence.ngram_available())
+            sequence.next_drafter, sequence.next_draft_tokens = NGRAM, min(NGRAM_LENGTH, sequence.available(NGRAM))
         else:
             sequence.next_drafter, sequence.next_draft_tokens = (NO_DRAFT, 0) if way == PLAIN else (MODEL, int(way))
         player.cycle()
@@ -160,7 +160,7 @@ def auto_seconds(player: Player, drafting: AdaptiveDraftPolicy) -> float:
         drafting.choose([sequence], MAX_DRAFT_TOKENS)
         count = sequence.next_draft_tokens
         kept, seconds = player.cycle()
-        drafting.note([(sequence, count, kept)], sequence.next_drafter == MODEL and count > 0, seconds)
+        drafting.note([(sequence, count, kept)], sequence.uses_model and count > 0, seconds)
     return player.seconds
 
 

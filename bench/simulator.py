@@ -19,7 +19,8 @@ import click
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.cost_model import CostModel, CostTable
-from helix_mlx.speculative.draft_length import MODEL, Candidate, DraftLengthController
+from helix_mlx.speculative.draft_length import Candidate, DraftLengthController
+from helix_mlx.speculative.registry import MODEL
 from helix_mlx.toml import read_toml
 
 Trace = Sequence[float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from helix_mlx.errors import SettingsError
-from helix_mlx.request import DRAFTERS, check_draft_tokens, own_number
+from helix_mlx.request import check_draft_tokens, own_number
 
 CPU_KERNELS = ("auto", "on", "off")
 MAX_CPU_THREADS = 256
@@ -81,8 +81,8 @@ class EngineConfig:
         if self.max_context is not None and self.max_context < 2:
             raise SettingsError(f"max-context is {self.max_context}, but has to be at least 2")
         check_draft_tokens(self.draft_tokens)
-        if self.drafter not in DRAFTERS:
-            raise SettingsError(f"drafter is {self.drafter}, but has to be one of {', '.join(DRAFTERS)}")
+        if not isinstance(self.drafter, str):
+            raise SettingsError(f"drafter is {self.drafter!r}, but has to be a drafter's name such as ngram")
         if self.lookahead not in (None, 0, 1):
             raise SettingsError(f"lookahead is {self.lookahead}, but has to be 0 or 1")
         if self.prefill_chunk < 1:

@@ -12,7 +12,6 @@ import click
 from helix_mlx.config import CPU_KERNELS, EngineConfig, parse_bytes
 from helix_mlx.errors import SettingsError
 from helix_mlx.request import (
-    DRAFTERS,
     MAX_DRAFT_TOKENS,
     MODEL_SETTINGS,
     VERIFICATIONS,
@@ -20,6 +19,7 @@ from helix_mlx.request import (
     SamplingParams,
     check_draft_tokens,
 )
+from helix_mlx.speculative.registry import check_drafter, names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Options = Mapping[str, Any]
@@ -173,7 +173,7 @@ SETTINGS = (
         "Drafts a cycle; 0 is off.  [default: auto]",
     ),
     Setting("verification", SamplingParams, str, "|".join(VERIFICATIONS), "How drafts are accepted."),
-    Setting("drafter", EngineConfig, str, "|".join(DRAFTERS), "Who drafts."),
+    Setting("drafter", EngineConfig, check_drafter, "|".join(names()), "Draft source: model, ngram, none or auto."),
     Setting("calibrate", EngineConfig, switch, "on|off", "Measure what drafts cost here, once."),
     Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
     Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Most memory for keys and values, such as 2GB."),

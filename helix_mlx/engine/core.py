@@ -41,7 +41,8 @@ from helix_mlx.request import Completion, Request, SamplingParams, check_draft_t
 from helix_mlx.sampling.noise import fold_seed
 from helix_mlx.speculative.calibration import LadderKey, LadderStore
 from helix_mlx.speculative.draft_model import DraftModel
-from helix_mlx.speculative.ngram import NgramLookup
+from helix_mlx.speculative.drafter import Needs
+from helix_mlx.speculative.registry import AUTO, DRAFTERS, NONE, Drafters, candidates, check_drafter, uses_draft_model
 
 CALIBRATED_CONTEXT = 1024
 """A ladder is measured below so many positions; beyond, the engine learns as it runs."""
@@ -56,13 +57,17 @@ class EngineCore:
         pair: target, draft and tokenizer.
         config: how to run it; what it leaves open is filled in and readable as `config`.
         notice: is told, in a line, when something is not as it should be; by default it is a warning of Python's.
+        drafters: the registry of those who may draft.
 
     Raises:
         HelixError: the configuration does not fit the pair or the machine.
     """
 
-    def __init__(self, pair: Pair, config: EngineConfig, notice: Notice | None = None) -> None:
-        if config.drafter not in ("auto", "model"):
+    def __init__(
+        self, pair: Pair, config: EngineConfig, notice: Notice | None = None, drafters: Drafters = DRAFTERS
+    ) -> None:
+        self._drafters = drafters
+        if not uses_draft_model(config.drafter, drafters):
             pair = replace(pair, draft=None)
         self.pair = pair
         self.pool, self.config = allocate_pool(pair, config)
@@ -102,7 +107,7 @@ class EngineCore:
     @property
     def has_draft(self) -> bool:
         """Whether there is something to speculate with."""
-        return self._drafter(None) != "none"
+        return self._drafter(None) != NONE
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -110,11 +115,12 @@ class EngineCore:
         return self.pair.generation.settings if self.config.generation_config else {}
 
     def _drafter(self, wanted: str | None, draft_tokens: int | None = None) -> str:
-        """Who may draft: "auto" is left where there is something to choose from."""
-        wanted = wanted or self.config.drafter
-        if wanted == "auto" and (self.pair.draft is None or draft_tokens is not None):
-            wanted = "ngram" if self.pair.draft is None else "model"
-        return "none" if wanted == "model" and self.pair.draft is None else wanted
+        """Who may draft, by name: "auto" stays where there is something to choose from."""
+        wanted = check_drafter(wanted or self.config.drafter, self._drafters)
+        found = candidates(wanted, self.pair.draft is not None, self._drafters)
+        if not found:
+            return NONE
+        return AUTO if wanted == AUTO and draft_tokens is None and len(found) > 1 else next(iter(found))
 
     def calibrate(self, store: LadderStore, notice: Notice | None, progress: Progress | None) -> bool:
         """Find what a cycle costs here, on disk or by running some; returns whether it was found on disk.
@@ -258,10 +264,11 @@ class EngineCore:
         draft_tokens = check_draft_tokens(draft_tokens)
         draft_tokens = self.config.draft_tokens if draft_tokens is None else draft_tokens
         drafter = self._drafter(drafter, draft_tokens)
-        if drafter == "none":
+        specs = candidates(drafter, self.pair.draft is not None, self._drafters)
+        if not specs:
             draft_tokens = 0
         assert self.config.max_context is not None
-        draft = self.pair.draft if drafter in ("model", "auto") else None
+        draft = self.pair.draft if any(spec.needs is Needs.DRAFT_MODEL for spec in specs.values()) else None
         return Sequence(
             tokens=list(tokens),
             prompt_tokens=len(tokens),
@@ -276,9 +283,10 @@ class EngineCore:
             draft_tokens=draft_tokens,
             draft_context=(draft.max_context if draft else None) or 2**31,
             drafter=drafter,
-            next_drafter="model" if drafter == "auto" else drafter,
+            next_drafter=next(iter(specs), NONE),
             next_draft_tokens=FIRST_DRAFT_TOKENS if draft_tokens is None else draft_tokens,
-            lookup=NgramLookup() if drafter in ("ngram", "auto") else None,
+            drafters=specs,
+            token_drafters={name: spec.make() for name, spec in specs.items() if spec.make is not None},
         )
 
     def submit(self, groups: Seq[list[Sequence]]) -> list[Handle]:

@@ -30,6 +30,7 @@ from helix_mlx.models.tokenizer import Message
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
 from helix_mlx.speculative.calibration import LadderStore
 from helix_mlx.speculative.cost_model import CostTable
+from helix_mlx.speculative.registry import DRAFTERS, Drafters, uses_draft_model
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,7 +64,7 @@ def load(
         HelixError: something named is missing, unreadable, unsafe or does not fit.
     """
     config = config or EngineConfig()
-    if config.drafter not in ("auto", "model"):
+    if not uses_draft_model(config.drafter):
         draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
     loaded = load_pair(
@@ -92,13 +93,20 @@ class Engine:
         pair: target, draft and tokenizer.
         config: how to run it; what it leaves open is filled in and readable as `config`.
         notice: is told, in a line, when something is not as it should be; by default it is a warning of Python's.
+        drafters: the registry of those who may draft; yours may have more rows than Helix's own.
 
     Raises:
         HelixError: the configuration does not fit the pair or the machine.
     """
 
-    def __init__(self, pair: Pair, config: EngineConfig | None = None, notice: Notice | None = None) -> None:
-        self._core = EngineCore(pair, config or EngineConfig(), notice)
+    def __init__(
+        self,
+        pair: Pair,
+        config: EngineConfig | None = None,
+        notice: Notice | None = None,
+        drafters: Drafters = DRAFTERS,
+    ) -> None:
+        self._core = EngineCore(pair, config or EngineConfig(), notice, drafters)
         # An engine that is dropped takes its thread along. A collection of garbage may drop it on any thread, and
         # whatever that holds, so that nothing is waited for.
         self._finalizer = weakref.finalize(self, self._core.worker.stop)

@@ -64,8 +64,8 @@ class Metrics:
 
 
 GAUGES = (
-    "running", "waiting", "pages_total", "pages_used", "pages_cached", "kv_bytes", "kv_budget", "tail_bytes", "unused_fraction",
-    "tokens_per_s", "acceptance",
+    "running", "waiting", "pages_total", "pages_used", "pages_cached", "kv_bytes", "kv_budget", "tail_bytes",
+    "unused_fraction", "tokens_per_s", "acceptance",
 )  # fmt: skip
 """The fields that may fall; all others only grow."""
 

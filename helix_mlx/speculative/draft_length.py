@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import Estimate
 
-MODEL, NGRAM, NO_DRAFT = "model", "ngram", "none"
+NO_DRAFT = "none"
+"""Instead of a drafter's name."""
 HYSTERESIS = 1.02
 """Another choice has to promise so many times as many tokens a second."""
 PARKING = 1.01

@@ -41,7 +41,7 @@ class DraftModel:
         return self._model(inputs, cache=cache)
 
     def propose(self, context: DraftContext, count: int) -> Draft:
-        """See `Drafter.propose`. Needs the keys and values up to position n - W, and writes on to n + count - 1."""
+        """See `ModelDrafter.propose`. Needs the keys and values up to n - W, and writes on to n + count - 1."""
         kv = context.kv
         assert kv is not None
         assert count >= 1

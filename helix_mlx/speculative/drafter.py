@@ -1,21 +1,88 @@
-"""What a drafter is: something that proposes K tokens for each sequence of a batch."""
+"""What a drafter is: something that proposes tokens, which the target then verifies. Imports no MLX.
+
+There are two kinds. A token drafter proposes on the host, for one sequence, from its known tokens. A model drafter
+proposes on the device, for a whole batch, and has keys and values of its own. To add one of either kind, write a class
+and a row in `registry.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
 
-import mlx.core as mx
+if TYPE_CHECKING:
+    import mlx.core as mx
 
-from helix_mlx.paging.paged_cache import PagedKV
-from helix_mlx.sampling.filters import Filters
-from helix_mlx.speculative.verification.types import Draft
+    from helix_mlx.paging.paged_cache import PagedKV
+    from helix_mlx.sampling.filters import Filters
+    from helix_mlx.speculative.verification.types import Draft
+
+
+class Needs(Enum):
+    """What a drafter works from."""
+
+    TOKENS = "the tokens of the sequence, on the host"
+    DRAFT_MODEL = "a draft model, with its keys and values in the pages"
+
+
+class TokenDrafter(Protocol):
+    """Proposes for one sequence; there is one object for each. It need not be right: a wrong draft only costs time."""
+
+    def propose(self, tokens: Sequence[int], count: int) -> list[int]:
+        """Up to `count` token ids that may follow `tokens`, the whole sequence so far; none where nothing is known.
+
+        It may be asked several times with the same tokens, and has to answer alike.
+        """
+        ...
+
+    def kind(self) -> str:
+        """What the last proposal was, where some are kept more often than others: a key of `DrafterSpec.priors`."""
+        ...
+
+    def observe(self, proposed: int, accepted: int) -> None:
+        """Of the tokens proposed in the last cycle so many were kept."""
+        ...
+
+    def release(self) -> None:
+        """The sequence has ended."""
+        ...
+
+
+class ModelDrafter(Protocol):
+    """Proposes for all sequences of a batch at once; it never sees the target's answer, and commits nothing."""
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        """`count` >= 1 tokens a sequence, with the probabilities they were drawn from; the host waits for none."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrafterSpec:
+    """A row of the registry.
+
+    Args:
+        name: the word for it: `--drafter NAME`.
+        needs: what it works from.
+        priors: the share of its drafts that is kept where nothing is known yet, by the kind of a proposal.
+        make: makes a token drafter for a sequence; None for a model drafter, which comes with the pair.
+    """
+
+    name: str
+    needs: Needs
+    priors: Mapping[str, float] = field(hash=False)
+    make: Callable[[], TokenDrafter] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.priors
+        assert all(0 < prior < 1 for prior in self.priors.values())
+        assert (self.make is None) == (self.needs is Needs.DRAFT_MODEL)
 
 
 @dataclass(frozen=True)
 class DraftContext:
-    """What a drafter may look at. Nothing of it is changed but the keys and values.
+    """What a model drafter may look at. Nothing of it is changed but the keys and values.
 
     Args:
         last: [B, W] int32, W >= 2, the tokens at positions n - W + 1 to n.
@@ -34,11 +101,3 @@ class DraftContext:
     seeds: mx.array
     rules: Sequence[str]
     kv: PagedKV | None
-
-
-class Drafter(Protocol):
-    """Proposes tokens; it never sees the target's answer, and commits nothing."""
-
-    def propose(self, context: DraftContext, count: int) -> Draft:
-        """`count` >= 1 tokens a sequence, with the probabilities they were drawn from; the host waits for none."""
-        ...

@@ -15,6 +15,8 @@ SIZES = (5, 4, 3, 2)
 
 LONG = 4
 """So many make a long match, which is right far more often than a short one."""
+SHORT_MATCH, LONG_MATCH = "ngram", "ngram, long"
+"""The kinds of a proposal."""
 
 
 class NgramLookup:
@@ -49,6 +51,17 @@ class NgramLookup:
                 self.matched = size
                 return _copied(tokens, start, count)
         return []
+
+    def kind(self) -> str:
+        """Whether the last match was a long one."""
+        return LONG_MATCH if self.matched >= LONG else SHORT_MATCH
+
+    def observe(self, proposed: int, accepted: int) -> None:
+        """Nothing is learnt from what was kept."""
+
+    def release(self) -> None:
+        """Forget the sequence."""
+        self._after.clear()
 
 
 def _copied(tokens: Sequence[int], start: int, count: int) -> list[int]:

@@ -6,7 +6,8 @@ from helix_mlx.bench.arms import Ask, helix_arm
 from helix_mlx.bench.recorded import AUTO, PLAIN, Player, Recorded, fixed_seconds, judge, play, record
 from helix_mlx.engine.engine import Engine
 from helix_mlx.speculative.cost_model import CostTable
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NO_DRAFT
+from helix_mlx.speculative.draft_length import NO_DRAFT
+from helix_mlx.speculative.registry import MODEL, NGRAM
 
 LADDER = CostTable((1.0, 1.1, 1.2, 1.3, 1.5, 1.9, 2.1, 2.3), draft_s=0.2, draft_read_s=0.01)
 NEW = list(range(100, 140))

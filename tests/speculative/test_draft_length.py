@@ -10,7 +10,8 @@ import pytest
 from helix_mlx.bench.simulator import compare, ladders, traces
 from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.cost_model import CostTable
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NO_DRAFT, Candidate, DraftLengthController
+from helix_mlx.speculative.draft_length import NO_DRAFT, Candidate, DraftLengthController
+from helix_mlx.speculative.registry import MODEL, NGRAM
 
 LADDER = CostTable((1.0, 1.05, 1.1, 1.2, 1.3, 1.8, 2.0, 2.2), draft_s=0.1)
 

@@ -115,21 +115,21 @@ class Batch:
         width = 2 + sequence.draft_lag
         return self.last_two[self.drafting[0]][None] if width == 2 else mx.array([sequence.tokens[-width:]], mx.int32)
 
-    def spread(self, draft: Draft | None, ngram_drafts: dict[int, list[int]], count: int, vocab_size: int) -> Draft:
+    def spread(self, draft: Draft | None, proposed: dict[int, list[int]], count: int, vocab_size: int) -> Draft:
         """All drafts at their rows of the batch; rows without any are filled with anything.
 
         Args:
             draft: of those that ask the draft model; None where nobody does.
-            found: K tokens or fewer that were looked up, by row.
+            found: K tokens or fewer of token drafters, by row.
             count: K, the drafts of each row.
             vocab_size: of the target.
         """
         if draft is not None and len(self.drafting) == len(self.sequences):
             return draft
-        drafted = [*self.drafting, *ngram_drafts] if draft else list(ngram_drafts)
+        drafted = [*self.drafting, *proposed] if draft else list(proposed)
         places = {row: place for place, row in enumerate(drafted)}
-        if ngram_drafts:
-            tokens = mx.array([row + [0] * (count - len(row)) for row in ngram_drafts.values()], mx.int32)
+        if proposed:
+            tokens = mx.array([row + [0] * (count - len(row)) for row in proposed.values()], mx.int32)
             if draft is None:
                 draft = Draft(tokens, None)
             else:

@@ -14,7 +14,8 @@ from helix_mlx.engine.scheduling.sequence import Sequence as Running
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.calibration import ladder_of
 from helix_mlx.speculative.cost_model import CostTable, Kind
-from helix_mlx.speculative.draft_length import MODEL, NGRAM, NO_DRAFT
+from helix_mlx.speculative.draft_length import NO_DRAFT
+from helix_mlx.speculative.drafter import DrafterSpec, Needs
 from helix_mlx.speculative.ngram import NgramLookup
 
 BUDGET_S = 1.5
@@ -34,9 +35,14 @@ Progress = Callable[[int, int], None]
 class Anything(NgramLookup):
     """Proposes as many tokens as it is asked for, whatever they are: what they cost does not depend on that."""
 
+    name = "anything"
+
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
         """See `NgramLookup.propose`."""
         return [tokens[-1]] * count
+
+
+ANYTHING = DrafterSpec(Anything.name, Needs.TOKENS, {"ngram": 0.5}, Anything)
 
 
 class Schedule:
@@ -68,7 +74,8 @@ class Schedule:
             self._launched = 0
         count, uses_model = self._left[0] if self._left else (0, False)
         for sequence in decoding:
-            sequence.next_drafter = MODEL if uses_model else NGRAM if count else NO_DRAFT
+            model = next(filter(sequence.needs_model, sequence.drafters), NO_DRAFT)
+            sequence.next_drafter = model if uses_model else Anything.name if count else NO_DRAFT
             sequence.next_draft_tokens = count
         self._launch()
 
@@ -141,7 +148,8 @@ def measure(
         schedule = Schedule(kinds)
         with runner.isolated(schedule):
             made = sequence([draws.randrange(vocab_size) for _ in range(PROMPT_TOKENS)])
-            made.lookup, made.eos_ids = Anything(), frozenset()
+            made.drafters = {**made.drafters, Anything.name: ANYTHING}
+            made.token_drafters, made.eos_ids = {Anything.name: Anything()}, frozenset()
             runner.add(made)
             while not (schedule.done or made.finished):
                 runner.step()

@@ -11,7 +11,7 @@ from helix_mlx.engine.execution.batch import Batch
 from helix_mlx.models.loader import LanguageModel
 from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.request import MAX_DRAFT_TOKENS
-from helix_mlx.speculative.drafter import Drafter
+from helix_mlx.speculative.drafter import ModelDrafter
 from helix_mlx.speculative.verification import verify
 from helix_mlx.speculative.verification.types import Rows
 
@@ -64,19 +64,17 @@ class Models:
     target: LanguageModel
     vocab_size: int
     draft: LanguageModel | None
-    drafter: Drafter | None
+    drafter: ModelDrafter | None
 
 
-def cycle(
-    models: Models, batch: Batch, counts: Seq[int], ngram_drafts: dict[int, list[int]], in_flight: int
-) -> mx.array:
+def cycle(models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, list[int]], in_flight: int) -> mx.array:
     """Build one cycle for a batch and start it; the host waits for nothing.
 
     Args:
         models: the target, and who proposes the drafts that were not looked up.
         batch: moved on to its state after the cycle, on the device.
         counts: K of each sequence; 0 is plain decoding. Rows behind a sequence's own K are filling.
-        found: the drafts that were looked up, by row.
+        found: the drafts of token drafters, by row.
         in_flight: tokens a sequence may be ahead of what the host has read.
 
     Returns:
@@ -93,7 +91,7 @@ def cycle(
         if batch.drafting:
             assert models.drafter is not None
             draft = models.drafter.propose(batch.draft_context(in_flight), count)
-        draft = batch.spread(draft, ngram_drafts, count, models.vocab_size)
+        draft = batch.spread(draft, proposed, count, models.vocab_size)
         rows = mx.concatenate([rows, draft.tokens], axis=1)
     caches = batch.target.caches(batch.positions, limit + 1 + count, exact)
     target_logits = models.target(rows, cache=caches)

@@ -23,7 +23,6 @@ from helix_mlx.errors import LogitsError
 from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk
-from helix_mlx.speculative.draft_length import MODEL, NGRAM
 
 Event = tuple[Sequence, list[Chunk]]
 """Chunks of one answer; the last one of an answer has its finish reason. One that failed and has let go has none."""
@@ -193,6 +192,9 @@ class Runner:
             self._start_copies(sequence, [])
             sequence.release()
             events.append((sequence, self._last_chunks(sequence)))
+            with sequence.failing_alone():
+                for drafter in sequence.token_drafters.values():
+                    drafter.release()
         self._steady = False
         return events
 
@@ -221,7 +223,7 @@ class Runner:
             self._commit()
         begun = [s for s in self._scheduler.running if s.emitted_count and s.target_length == s.length]
         self.chooser.choose(begun, self._scheduler.most_drafts(len(begun)))
-        asking = [s for s in begun if s.next_drafter == MODEL and s.draft_wanted]
+        asking = [s for s in begun if s.uses_model and s.draft_wanted]
         for sequence in self._scheduler.running:
             sequence.drafts_alone = asking == [sequence]
         prefill = self._prefill
@@ -261,7 +263,7 @@ class Runner:
 
     def _may_draft(self, sequence: Sequence) -> bool:
         # Before its first token a sequence may have no last two tokens to read.
-        return sequence.emitted_count > 0 and sequence.next_drafter == MODEL and not sequence.draft_prefill_needed
+        return sequence.emitted_count > 0 and sequence.uses_model and not sequence.draft_prefill_needed
 
     def _commit(self) -> None:
         assert self._batch is not None
@@ -310,8 +312,8 @@ class Runner:
             return False
         if self._lookahead is None and any(count for _, count in self._decode):
             return False
-        if any(s.next_drafter == NGRAM and s.draft_wanted for s in batch.sequences):
-            return False  # it has to see the last tokens
+        if any(s.next_drafter in s.token_drafters and s.draft_wanted for s in batch.sequences):
+            return False  # such a drafter has to see the last tokens
         if any(count > s.draft_wanted for s, count in self._decode):
             return False  # its draft was made for no more positions
         if not self._scheduler.covers(self._pool.allocator.pages_free):
@@ -328,25 +330,30 @@ class Runner:
             return
         asked = {id(sequence): count for sequence, count in self._decode}
         counts = [asked[id(sequence)] for sequence in batch.sequences]
-        ngram_drafts = self._look_up(batch, counts)
+        proposed = self._look_up(batch, counts)
         in_flight = sum(max(flight.counts) + 1 for flight in self._flights)
-        packed = cycle(self._models, batch, counts, ngram_drafts, in_flight)
+        packed = cycle(self._models, batch, counts, proposed, in_flight)
         drafting = set(batch.drafting) if max(counts) else set()
         self._device_idle = False
         self._flights.append(InFlightStep(packed, list(batch.sequences), counts, drafting))
         self._count.target_passes += 1
 
     def _look_up(self, batch: Batch, counts: list[int]) -> dict[int, list[int]]:
-        """The drafts that no model is asked for, by row; `counts` becomes what was found."""
-        ngram_drafts: dict[int, list[int]] = {}
+        """The drafts of token drafters, by row; `counts` becomes what they had."""
+        proposed: dict[int, list[int]] = {}
         for row, sequence in enumerate(batch.sequences):
-            if sequence.next_drafter == NGRAM and counts[row]:
-                assert sequence.lookup is not None
-                tokens = sequence.lookup.propose(sequence.tokens, counts[row])
-                counts[row] = len(tokens)
-                if tokens:
-                    ngram_drafts[row] = tokens
-        return ngram_drafts
+            drafter = sequence.token_drafters.get(sequence.next_drafter)
+            if drafter is None or not counts[row]:
+                continue
+            tokens: list[int] = []
+            with sequence.failing_alone():
+                tokens = drafter.propose(sequence.tokens, counts[row])[: counts[row]]
+            # From an id on that no token has, nothing can be kept.
+            known = next((n for n, t in enumerate(tokens) if not 0 <= t < self._models.vocab_size), len(tokens))
+            counts[row] = known
+            if known:
+                proposed[row] = tokens[:known]
+        return proposed
 
     def _read(self) -> list[Event]:
         """Wait for the oldest cycle and take its tokens: the one host synchronisation of a cycle."""
@@ -394,6 +401,8 @@ class Runner:
         self._count.emitted += len(chunks)
         self._count.drafted += count
         self._count.accepted += stats.accepted - before
+        if count and sequence.next_drafter in sequence.token_drafters:
+            sequence.token_drafters[sequence.next_drafter].observe(count, stats.accepted - before)
         sequence.target_length = sequence.length
         if draft_passes:
             sequence.draft_length = sequence.length - 1

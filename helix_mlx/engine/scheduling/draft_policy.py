@@ -11,11 +11,9 @@ from typing import Protocol
 
 from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS
-from helix_mlx.speculative.acceptance import PRIOR, Acceptance, BatchAcceptance
+from helix_mlx.speculative.acceptance import Acceptance, BatchAcceptance
 from helix_mlx.speculative.cost_model import CostModel, CostTable
 from helix_mlx.speculative.draft_length import (
-    MODEL,
-    NGRAM,
     NO_DRAFT,
     PLAIN,
     Candidate,
@@ -23,13 +21,10 @@ from helix_mlx.speculative.draft_length import (
     DraftLengthController,
     could_pay,
 )
-from helix_mlx.speculative.ngram import LONG
 from helix_mlx.speculative.prefix_prior import PrefixPrior
 
-NGRAM_PRIOR = {True: 0.7, False: 0.35}
-"""The share kept of drafts that were looked up, where nothing is known: by whether the match was a long one."""
 REST = 7
-"""Cycles without drafts that go on as they are, as long as n-grams have no more to offer than before."""
+"""Cycles without drafts that go on as they are, as long as token drafters have no more to offer than before."""
 LONG_READ = 16
 """Tokens from which on a read tells what one of them costs."""
 PLAIN_BASELINE = "to see what a cycle without drafts takes"
@@ -91,7 +86,7 @@ class AdaptiveDraftPolicy:
         self._costs: dict[tuple[int, int], CostModel] = {}
         self._now: CostModel | None = None
         self._read_s: float | None = None
-        self._parked_as: list[int] | None = None
+        self._parked_as: list[str] | None = None
         self._rested = self._plain_cycles = 0
 
     def choose(self, decoding: Seq[Sequence], most: int) -> None:
@@ -117,10 +112,8 @@ class AdaptiveDraftPolicy:
         self._length.commit_choice(choice, offers, plain_s, cycles=1 + rested)
         self._rest(choice, open_)
         for sequence in open_:
-            sequence.next_drafter, sequence.next_draft_tokens = (
-                choice.drafter,
-                min(choice.count, sequence.offered[choice.drafter]),
-            )
+            sequence.next_drafter = choice.drafter
+            sequence.next_draft_tokens = min(choice.count, sequence.offered.get(choice.drafter, 0))
             sequence.stats.draft_choice = choice.reason
 
     def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
@@ -158,9 +151,9 @@ class AdaptiveDraftPolicy:
         for sequence, count, kept in flown:
             if sequence.draft_tokens is not None or not count:
                 continue
-            kind = self._kind(sequence, sequence.next_drafter)
-            self._estimate(sequence, kind).note(count, kept)
-            self._prior_of(sequence, kind).note(sequence.begun, kept > 0)
+            kind = sequence.draft_kind(sequence.next_drafter)
+            self._estimate(sequence, sequence.next_drafter, kind).note(count, kept)
+            self._prior_of(sequence, sequence.next_drafter, kind).note(sequence.begun, kept > 0)
             drafted, accepted = drafted + count, accepted + kept
         self._length.note(drafted, accepted)
 
@@ -176,9 +169,9 @@ class AdaptiveDraftPolicy:
         self._parked_as = None if choice.count else self._matches(open_)
 
     @staticmethod
-    def _matches(open_: list[Sequence]) -> list[int]:
-        """What n-grams have to offer now: 0 for nothing, else as sure as they are."""
-        return [0 if s.lookup is None or not s.ngram_available() else 1 + (s.lookup.matched >= LONG) for s in open_]
+    def _matches(open_: list[Sequence]) -> list[str]:
+        """What token drafters have to offer now, by the kind of it."""
+        return ["; ".join(s.draft_kind(name) for name in s.token_drafters if s.available(name)) for s in open_]
 
     def _offers(
         self, costs: CostModel, decoding: Seq[Sequence], open_: list[Sequence], most: int
@@ -186,28 +179,27 @@ class AdaptiveDraftPolicy:
         """What can be had for the next cycle, and what it costs without."""
         fixed = [s for s in decoding if s.draft_tokens is not None]
         floor = min(most, max((s.draft_wanted for s in fixed), default=0))
-        asked = any(s.next_drafter == MODEL and s.draft_wanted for s in fixed)
+        asked = any(s.uses_model and s.draft_wanted for s in fixed)
         for sequence in open_:
-            sequence.offered = {
-                MODEL: sequence.max_model_drafts if sequence.can_use_draft_model else 0,
-                NGRAM: sequence.ngram_available() if sequence.lookup else 0,
-                NO_DRAFT: 0,
-            }
+            sequence.offered = {name: sequence.available(name) for name in sequence.drafters} | {NO_DRAFT: 0}
         offers = []
-        for drafter in (MODEL, NGRAM):
-            able = [s for s in open_ if s.offered[drafter]]
+        for drafter in dict.fromkeys(name for s in open_ for name in s.drafters):
+            able = [s for s in open_ if s.offered.get(drafter)]
             if not able or not most:
                 continue
+            needs_model = able[0].needs_model(drafter)
             parts = [
-                (self._estimate(s, self._kind(s, drafter)), s.offered[drafter]) if s.offered[drafter] else None
+                (self._estimate(s, drafter, s.draft_kind(drafter)), s.offered[drafter])
+                if s.offered.get(drafter)
+                else None
                 for s in open_
             ]
-            uses_model = asked or drafter == MODEL
+            uses_model = asked or needs_model
 
             def cycle_s(count: int, uses_model: bool = uses_model) -> float:
                 return costs.cycle_s(max(count, floor), uses_model)
 
-            catch_up = self._catch_up_s(able, costs, alone=len(able) == 1 and not asked) if drafter == MODEL else 0.0
+            catch_up = self._catch_up_s(able, costs, alone=len(able) == 1 and not asked) if needs_model else 0.0
             highest = min(most, max(s.offered[drafter] for s in able))
             acceptance = parts[0][0] if len(parts) == 1 and parts[0] else BatchAcceptance(parts)
             offers.append(Candidate(drafter, acceptance, highest, cycle_s, catch_up / len(open_)))
@@ -227,23 +219,17 @@ class AdaptiveDraftPolicy:
             self._costs[key] = known[-1].carried() if known else CostModel(self.ladder.for_batch(key[0]), guessed)
         return self._costs[key]
 
-    def _kind(self, sequence: Sequence, drafter: str) -> str:
-        if drafter == NGRAM and sequence.lookup is not None and sequence.lookup.matched >= LONG:
-            return "ngram, long"
-        return drafter
-
-    def _estimate(self, sequence: Sequence, kind: str) -> Acceptance:
+    def _estimate(self, sequence: Sequence, drafter: str, kind: str) -> Acceptance:
         """A sequence's own estimate, which begins with what is usual."""
         if kind not in sequence.estimates:
-            sequence.estimates[kind] = Acceptance(self._prior_of(sequence, kind).chance(sequence.begun))
+            sequence.estimates[kind] = Acceptance(self._prior_of(sequence, drafter, kind).chance(sequence.begun))
         return sequence.estimates[kind]
 
-    def _prior_of(self, sequence: Sequence, kind: str) -> PrefixPrior:
+    def _prior_of(self, sequence: Sequence, drafter: str, kind: str) -> PrefixPrior:
         """What the drafts of sequences of about this temperature come to."""
         key = kind, round(2 * min(sequence.params.temperature, 2.0))
         if key not in self._priors:
-            prior = PRIOR if kind == MODEL else NGRAM_PRIOR[kind != NGRAM]
-            self._priors[key] = PrefixPrior(prior)
+            self._priors[key] = PrefixPrior(sequence.drafters[drafter].priors[kind])
         return self._priors[key]
 
 

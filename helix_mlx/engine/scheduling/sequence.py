@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +12,7 @@ from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.paged_cache import PagedKV
 from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk, FinishReason, SamplingParams, Stats
 from helix_mlx.speculative.acceptance import Acceptance
-from helix_mlx.speculative.ngram import NgramLookup
+from helix_mlx.speculative.drafter import DrafterSpec, Needs, TokenDrafter
 from helix_mlx.speculative.prefix_prior import prefix_keys
 from helix_mlx.thinking import ThinkMarks
 
@@ -29,12 +29,12 @@ class Sequence:
     `target` and `draft` are its keys and values while it runs and is in no batch. A sequence that waits, was
     preempted or has ended keeps its tokens and nothing else.
 
-    `draft_tokens` is its K, None where the engine chooses; `drafter` is who may draft, where "auto" is a model or
-    n-grams. `next_drafter` and `next_draft_tokens` are who drafts in the next cycle, and how many. Past `draft_context`
-    positions a draft model is not asked, which was not made for them;
-    where it `drafts_alone` in a cycle, the model reads a few
-    tokens that it missed in that very cycle. `lookup` finds its n-grams. `estimates` tell how many
-    drafts are kept, by their kind, and `offered` how many each drafter has for the next cycle.
+    `draft_tokens` is its K, None where the engine chooses; `drafter` is the word it was given, and `drafters` are those
+    that may draft for it, with the objects of those among them that propose on the host in `token_drafters`.
+    `next_drafter` and `next_draft_tokens` are who drafts in the next cycle, and how many. Past `draft_context`
+    positions a draft model is not asked, which was not made for them; where it `drafts_alone` in a cycle, the model
+    reads a few tokens that it missed in that very cycle. `estimates` tell how many drafts are kept, by their kind, and
+    `offered` how many each drafter has for the next cycle.
     `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
     `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
     `marks` tell its reasoning from its answer, where the model has any. `cancel_wanted` may be set by any thread.
@@ -55,7 +55,8 @@ class Sequence:
     drafter: str = "none"
     next_drafter: str = "none"
     next_draft_tokens: int = 0
-    lookup: NgramLookup | None = None
+    drafters: Mapping[str, DrafterSpec] = field(default_factory=dict)
+    token_drafters: dict[str, TokenDrafter] = field(default_factory=dict)
     drafts_alone: bool = False
     estimates: dict[str, Acceptance] = field(default_factory=dict)
     offered: dict[str, int] = field(default_factory=dict)
@@ -106,7 +107,16 @@ class Sequence:
     @property
     def can_use_draft_model(self) -> bool:
         """Whether a draft model is ever asked."""
-        return self.drafter in ("model", "auto") and self.draft_tokens != 0
+        return self.draft_tokens != 0 and any(map(self.needs_model, self.drafters))
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether the draft model is asked in the next cycle, if anybody is."""
+        return self.needs_model(self.next_drafter)
+
+    def needs_model(self, drafter: str) -> bool:
+        """Whether a drafter, by its name, is the draft model."""
+        return drafter in self.drafters and self.drafters[drafter].needs is Needs.DRAFT_MODEL
 
     @property
     def max_model_drafts(self) -> int:
@@ -116,16 +126,12 @@ class Sequence:
     @property
     def draft_wanted(self) -> int:
         """K of the next cycle; 0 from where its draft was not made for."""
-        return (
-            self.next_draft_tokens
-            if self.next_drafter != "model" or self.next_draft_tokens <= self.max_model_drafts
-            else 0
-        )
+        return 0 if self.uses_model and self.next_draft_tokens > self.max_model_drafts else self.next_draft_tokens
 
     @property
     def draft_prefill_needed(self) -> int:
         """Tokens that a draft model has to read before the cycle, where it is going to be asked in it."""
-        if self.next_drafter != "model" or (self.drafts_alone and self.draft_lag <= DRAFT_GAP):
+        if not self.uses_model or (self.drafts_alone and self.draft_lag <= DRAFT_GAP):
             return 0
         return self.draft_lag
 
@@ -134,10 +140,15 @@ class Sequence:
         """Tokens that a draft model has not read, but for the last two, which it always reads in its cycle."""
         return max(0, self.length - 1 - self.draft_length)
 
-    def ngram_available(self) -> int:
-        """How many tokens its n-grams propose now."""
-        assert self.lookup is not None
-        return len(self.lookup.propose(self.tokens, MAX_DRAFT_TOKENS))
+    def available(self, drafter: str) -> int:
+        """How many tokens a drafter, by its name, can propose now."""
+        if drafter in self.token_drafters:
+            return len(self.token_drafters[drafter].propose(self.tokens, MAX_DRAFT_TOKENS))
+        return self.max_model_drafts if self.can_use_draft_model and self.needs_model(drafter) else 0
+
+    def draft_kind(self, drafter: str) -> str:
+        """What a drafter's last proposal was: what is kept of drafts is learnt by kind."""
+        return self.token_drafters[drafter].kind() if drafter in self.token_drafters else drafter
 
     @property
     def finished(self) -> bool:

@@ -18,7 +18,7 @@ from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, SamplingParams
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import could_pay
-from helix_mlx.speculative.ngram import NgramLookup
+from helix_mlx.speculative.registry import candidates
 from tests.support import prompt, random_pair
 
 ROWS = range(MAX_DRAFT_TOKENS + 1)
@@ -47,6 +47,7 @@ def random_sequence(chance: random.Random) -> Sequence:
     period = chance.choice((3, 10, 10**6))
     drafter = chance.choice(("auto", "auto", "model", "ngram", "none"))
     fixed = None if chance.random() < 0.8 else chance.randint(0, MAX_DRAFT_TOKENS)
+    specs = candidates(drafter, has_model=True)
     made = Sequence(
         tokens=[token % period for token in range(length)],
         prompt_tokens=max(1, length - 3),
@@ -62,7 +63,8 @@ def random_sequence(chance: random.Random) -> Sequence:
         drafter=drafter,
         next_drafter="model" if drafter == "auto" else drafter,
         next_draft_tokens=fixed or 0,
-        lookup=NgramLookup() if drafter in ("auto", "ngram") else None,
+        drafters=specs,
+        token_drafters={name: spec.make() for name, spec in specs.items() if spec.make is not None},
     )
     made.target_length = made.length
     made.draft_length = chance.choice((made.length - 1, made.length // 2, 0))

@@ -10,7 +10,7 @@ from helix_mlx.engine.scheduling.draft_policy import PLAIN_BASELINE, AdaptiveDra
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.request import SamplingParams
 from helix_mlx.speculative.cost_model import CostModel, CostTable
-from helix_mlx.speculative.ngram import NgramLookup
+from helix_mlx.speculative.registry import candidates
 
 CHEAP_ROWS = CostTable((1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35), draft_s=0.05, draft_read_s=0.01)
 DEAR_ROWS = CostTable(tuple(float(rows) for rows in range(1, 9)), draft_s=0.5, draft_read_s=0.1)
@@ -21,6 +21,7 @@ PLAIN = list(range(40))
 
 def sequence(tokens: list[int], drafter: str = "auto", draft_tokens: int | None = None, **changes: Any) -> Sequence:
     """One in the middle of its answer, whose draft model has read what it may."""
+    specs = candidates(drafter, has_model=True)
     made = Sequence(
         tokens=tokens,
         prompt_tokens=10,
@@ -35,7 +36,8 @@ def sequence(tokens: list[int], drafter: str = "auto", draft_tokens: int | None 
         drafter=drafter,
         next_drafter=drafter if drafter != "auto" else "model",
         next_draft_tokens=draft_tokens or 0,
-        lookup=NgramLookup() if drafter in ("auto", "ngram") else None,
+        drafters=specs,
+        token_drafters={name: spec.make() for name, spec in specs.items() if spec.make is not None},
         **changes,
     )
     made.draft_length = made.length - 1
