@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -114,6 +115,22 @@ def grow(pool: PagePool, scheduler: Scheduler[Sequence], pages_needed: Callable[
         mx.synchronize()  # a commit is waited for
         pool.grow(pages)
     return pages > 0
+
+
+def held_beside(pool: PagePool, running: Seq[Sequence], tail_slots: int) -> tuple[int, float]:
+    """Bytes of the tails of running sequences, and the share of all held positions that no token uses.
+
+    Args:
+        pool: their pages.
+        running: they hold pages.
+        tail_slots: of a tail that is not made yet.
+    """
+    slots = sum(tail_slots if s.target is None else s.target.tail.slots for s in running)
+    pages = len({page for s in running for page in s.table.pages}) * pool.page_size
+    # A page that several share is used once; what lies in no page yet is used by one.
+    filled = pages + sum(max(0, s.target_length - s.pages_held * pool.page_size) for s in running)
+    held = pages + slots
+    return slots * pool.bytes_per_page(pool.layers, 1), 1 - filled / held if held else 0.0
 
 
 def spare_memory(pair: Pair) -> int:

@@ -6,9 +6,30 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """An engine at a moment. Counters only grow; gauges, marked so, are what is so now.
+@dataclass
+class Counters:
+    """What has been done; these only grow."""
+
+    requests: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    preemptions: int = 0
+    prefill_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    draft_prefill_tokens: int = 0
+    emitted: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    target_passes: int = 0
+    """Decoding passes of the whole batch; one serves every running answer."""
+    busy_s: float = 0.0
+    """Seconds in which a step ran."""
+
+
+@dataclass
+class Metrics(Counters):
+    """An engine at a moment: its counters, and gauges, which tell what is so now.
 
     `unused_fraction` is the share of held positions, tails included, that no token uses; `tail_bytes` is held beside
     the page pool. `tokens_per_s` is emitted tokens by the seconds in which anything ran.
@@ -32,21 +53,6 @@ class Metrics:
     """Gauge: bytes of the tails of running answers."""
     unused_fraction: float = 0.0
     """Gauge: 0 to 1."""
-    requests: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    preemptions: int = 0
-    prefill_tokens: int = 0
-    prefix_hit_tokens: int = 0
-    draft_prefill_tokens: int = 0
-    emitted: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    target_passes: int = 0
-    """Decoding passes of the whole batch; one serves every running answer."""
-    busy_s: float = 0.0
-    """Seconds in which a step ran."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -68,22 +74,3 @@ GAUGES = (
     "unused_fraction", "tokens_per_s", "acceptance",
 )  # fmt: skip
 """The fields that may fall; all others only grow."""
-
-
-@dataclass
-class Counts:
-    """The counters of `Metrics`, as they grow."""
-
-    requests: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
-    preemptions: int = 0
-    prefill_tokens: int = 0
-    prefix_hit_tokens: int = 0
-    draft_prefill_tokens: int = 0
-    emitted: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    target_passes: int = 0
-    busy_s: float = 0.0

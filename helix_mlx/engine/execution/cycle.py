@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from helix_mlx.engine.execution.batch import Batch
+from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.models.loader import LanguageModel
 from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.request import MAX_DRAFT_TOKENS
@@ -65,6 +66,17 @@ class Models:
     vocab_size: int
     draft: LanguageModel | None
     drafter: ModelDrafter | None
+
+
+@dataclass(eq=False)
+class InFlightStep:
+    """A cycle that the host has not read: what comes back, and who was in it with which K."""
+
+    packed: mx.array
+    sequences: list[Sequence]
+    counts: list[int]
+    drafting: set[int]
+    """Rows whose draft model was asked."""
 
 
 def cycle(models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, list[int]], in_flight: int) -> mx.array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from helix_mlx.engine.execution.cycle import Models, prefill_chunk, tail_slots
-from helix_mlx.engine.metrics import Counts
+from helix_mlx.engine.metrics import Counters
 from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
 from helix_mlx.paging.page_pool import DRAFT, TARGET, PagePool
 from helix_mlx.paging.paged_cache import PagedKV
@@ -24,7 +24,7 @@ class Prefill:
     """
 
     def __init__(
-        self, models: Models, pool: PagePool, cache: PrefixCache, lookahead: int | None, count: Counts
+        self, models: Models, pool: PagePool, cache: PrefixCache, lookahead: int | None, count: Counters
     ) -> None:
         self._models = models
         self._pool = pool

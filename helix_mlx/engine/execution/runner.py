@@ -6,16 +6,17 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
 
 from helix_mlx.engine.execution.batch import Batch
-from helix_mlx.engine.execution.cycle import Models, cycle, tail_slots
+from helix_mlx.engine.execution.cycle import InFlightStep, Models, cycle, tail_slots
 from helix_mlx.engine.execution.prefill import Prefill
-from helix_mlx.engine.memory import grow
-from helix_mlx.engine.metrics import Counts, Metrics
+from helix_mlx.engine.execution.run_ahead import WaitsFor, waits_for
+from helix_mlx.engine.memory import grow, held_beside
+from helix_mlx.engine.metrics import Counters, Metrics
 from helix_mlx.engine.scheduling.draft_policy import DraftPolicy
 from helix_mlx.engine.scheduling.scheduler import Scheduler
 from helix_mlx.engine.scheduling.sequence import Sequence
@@ -26,17 +27,6 @@ from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk
 
 Event = tuple[Sequence, list[Chunk]]
 """Chunks of one answer; the last one of an answer has its finish reason. One that failed and has let go has none."""
-
-
-@dataclass(eq=False)
-class InFlightStep:
-    """A cycle that the host has not read: what comes back, and who was in it with which K."""
-
-    packed: mx.array
-    sequences: list[Sequence]
-    counts: list[int]
-    drafting: set[int]
-    """Rows whose draft model was asked."""
 
 
 class Runner:
@@ -72,7 +62,7 @@ class Runner:
         self._steady = False
         self._device_idle = True
         self._arrivals = 0
-        self._count = Counts()
+        self._count = Counters()
         self._prefill = Prefill(models, pool, cache, lookahead, self._count)
         self._read_at: float | None = None
         """When the cycle before was read, where nothing else was done since."""
@@ -99,15 +89,15 @@ class Runner:
         began = time.perf_counter()
         events: list[Event] = []
         if not self._flights:
-            events += self._end_finished()
-            self._arrange()
+            events += self._finish()
+            self._plan()
             self._launch()
-        if self._flights and self._may_run_ahead():
+        if self._flights and self._waits_for() is None:
             self._launch()
         if self._flights:
             events += self._read()
         if not self._flights:
-            events += self._end_finished()
+            events += self._finish()
         self._count.busy_s += time.perf_counter() - began
         return events
 
@@ -152,14 +142,8 @@ class Runner:
 
     def metrics(self) -> Metrics:
         """What has been done, and what is held now."""
-        allocator, size = self._pool.allocator, self._pool.page_size
-        running = self._scheduler.running
-        slots = sum(tail_slots(size, self._lookahead) if s.target is None else s.target.tail.slots for s in running)
-        pages = {page for s in running for page in s.table.pages}
-        held = len(pages) * size + slots
-        # A page that several share is used once; what lies in no page yet is used by one.
-        filled = len(pages) * size + sum(max(0, s.target_length - s.pages_held * size) for s in running)
-        per_position = self._pool.bytes_per_page(self._pool.layers, 1)
+        allocator, running = self._pool.allocator, self._scheduler.running
+        tail_bytes, unused = held_beside(self._pool, running, tail_slots(self._pool.page_size, self._lookahead))
         return Metrics(
             running=len(running),
             waiting=len(self._scheduler.waiting) + sum(len(s.copies) for s in (*running, *self._scheduler.waiting)),
@@ -168,14 +152,14 @@ class Runner:
             pages_cached=allocator.pages_cached,
             kv_bytes=self._pool.nbytes,
             kv_budget=self._pool.nbytes_most,
-            tail_bytes=slots * per_position,
-            unused_fraction=1 - filled / held if held else 0.0,
+            tail_bytes=tail_bytes,
+            unused_fraction=unused,
             **vars(self._count),
         )
 
     # What may change while the device is idle.
 
-    def _end_finished(self) -> list[Event]:
+    def _finish(self) -> list[Event]:
         """Let those go that have ended or are not wanted any more; the device is idle."""
         for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
             if sequence.cancel_wanted and not sequence.finished:
@@ -217,7 +201,7 @@ class Runner:
             self._count.finished += 1
         return [Chunk(rest, finish_reason=sequence.finish_reason, stats=stats, index=sequence.index)]
 
-    def _arrange(self) -> None:
+    def _plan(self) -> None:
         """Commit, change who runs, and read what has to be read before the next cycle."""
         if self._batch is not None and self._batch.has_full_page():
             self._commit()
@@ -305,24 +289,13 @@ class Runner:
 
     # The cycle.
 
-    def _may_run_ahead(self) -> bool:
-        """Whether another cycle of the same sequences may be enqueued before the last one is read."""
-        batch = self._batch
-        if self._lookahead == 0 or not self._steady or batch is None or batch.has_full_page():
-            return False
-        if self._lookahead is None and any(count for _, count in self._decode):
-            return False
-        if any(s.next_drafter in s.token_drafters and s.draft_wanted for s in batch.sequences):
-            return False  # such a drafter has to see the last tokens
-        if any(count > s.draft_wanted for s, count in self._decode):
-            return False  # its draft was made for no more positions
-        if not self._scheduler.covers(self._pool.allocator.pages_free):
-            return False
-        if any(s.finished or s.cancel_wanted for s in (*batch.sequences, *self._scheduler.waiting)):
-            return False
-        drafts = any(count for _, count in self._decode)
-        most = self._scheduler.most_drafts(len(batch.sequences))
-        return drafts or not self.chooser.wants_drafts(batch.sequences, most)
+    def _waits_for(self) -> WaitsFor | None:
+        """Why the next cycle is not enqueued before the last one is read; None where it may be."""
+        if self._batch is None or not self._steady:
+            return WaitsFor.OTHER_WORK
+        return waits_for(
+            self._batch, self._decode, self._scheduler, self.chooser, self._pool.allocator.pages_free, self._lookahead
+        )
 
     def _launch(self) -> None:
         batch = self._batch
