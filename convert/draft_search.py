@@ -16,8 +16,8 @@ from helix_mlx.models.files import TOKENIZER_FILES
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.manifest import read_manifest
 from helix_mlx.models.pairs import converted_folders, named_pairs, source_path
-from helix_mlx.models.tokenizer import Tokenizer
-from helix_mlx.models.vocabulary import compare
+from helix_mlx.models.text.tokenizer import Tokenizer
+from helix_mlx.models.text.vocabulary import compare
 
 LARGEST = 0.5
 """Of the target's bytes: a draft costs about its bytes, and one of half the target's cannot gain."""

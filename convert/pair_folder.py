@@ -18,8 +18,8 @@ from helix_mlx.convert.recipe import Recipe
 from helix_mlx.convert.source import Line, Source, check_room, find_source
 from helix_mlx.errors import ModelError, SettingsError
 from helix_mlx.models.manifest import ConvertedModel, Manifest, hashed_files
-from helix_mlx.models.tokenizer import Tokenizer
-from helix_mlx.models.vocabulary import compare
+from helix_mlx.models.text.tokenizer import Tokenizer
+from helix_mlx.models.text.vocabulary import compare
 
 DONE = "done.json"
 """Beside a model in the folder that is being made: what it was made of, so that the next try takes it over."""

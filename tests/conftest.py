@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from helix_mlx.kernels.cpu_build import LibraryError
-from helix_mlx.kernels.cpu_library import CpuLibrary, load_library
+from helix_mlx.kernels.cpu.build import LibraryError
+from helix_mlx.kernels.cpu.library import CpuLibrary, load_library
 
 # The same examples in every run: what fails here fails everywhere.
 settings.register_profile("fixed", derandomize=True, deadline=None)

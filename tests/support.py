@@ -18,11 +18,11 @@ from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from helix_mlx.engine.core import EngineCore
-from helix_mlx.kernels.cpu_kernels import NO_KERNELS, CpuKernels
+from helix_mlx.kernels.cpu.choice import NO_KERNELS, CpuKernels
 from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.probe import probe
-from helix_mlx.models.tokenizer import Tokenizer
+from helix_mlx.models.text.tokenizer import Tokenizer
 
 VOCAB = 96
 

@@ -22,8 +22,17 @@ FLOORS: tuple[set[str], ...] = (
     {"convert", "bench"},
     {"cli", "server"},
 )
+ENGINE_FLOORS: tuple[set[str], ...] = (
+    {"handle", "metrics"},
+    {"scheduling"},
+    {"memory"},
+    {"execution"},
+    {"core", "streaming", "conversation"},
+    {"engine", "acceptance_counts"},
+)
+"""Rooms and files of `engine/`. Within one of these floors imports go in one direction, too."""
 LINKS = ("convert", "bench")
-MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS = 400, 60, 8
+MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS, MAX_FOLDER = 400, 60, 8, 10
 MACHINE_PATH = re.compile("|".join(f"/{folder}/[a-z]" for folder in ("home", "Users", "root", "work")))
 
 
@@ -82,6 +91,26 @@ def violations(root: Path) -> list[str]:
     return found
 
 
+def engine_modules(root: Path) -> dict[str, set[str]]:
+    """The modules of `engine/`, each with those of them that it imports."""
+    found = {}
+    for file in (root / PACKAGE / "engine").rglob("*.py"):
+        name = ".".join(file.relative_to(root / PACKAGE / "engine").with_suffix("").parts)
+        used = {module for _, module, _ in imports(ast.parse(file.read_text(encoding="utf-8")))}
+        prefix = f"{PACKAGE}.engine."
+        found[name] = {module.removeprefix(prefix) for module in used if module.startswith(prefix)}
+    return found
+
+
+def circular(modules: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other, over any number of others."""
+    left = {name: set(used) & modules.keys() for name, used in modules.items()}
+    while free := [name for name, used in left.items() if not used & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
 def too_large(root: Path) -> list[str]:
     """Every file and function that has outgrown its limit."""
     found = []
@@ -109,8 +138,29 @@ def test_a_file_imports_lower_floors_only() -> None:
     assert violations(ROOT) == []
 
 
+def test_the_engine_has_six_floors_and_no_circle() -> None:
+    modules = engine_modules(ROOT)
+    floors = {room: level for level, rooms in enumerate(ENGINE_FLOORS) for room in rooms}
+    for name, used in modules.items():
+        for other in used:
+            rooms = name.split(".")[0], other.split(".")[0]
+            if "__init__" not in rooms and rooms[0] != rooms[1]:
+                assert floors[rooms[1]] <= floors[rooms[0]], f"{name} imports {other}, which is above it"
+    assert circular(modules) == []
+    assert circular({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c", "d"]
+    assert len(ENGINE_FLOORS) <= 6
+
+
 def test_everything_is_small() -> None:
     assert too_large(ROOT) == []
+
+
+def test_a_folder_has_ten_files_at_most() -> None:
+    folders: dict[Path, int] = {}
+    for file in sources(ROOT):
+        if file.name != "__init__.py" and file.relative_to(ROOT).parts[0] not in ("tests", "docs"):
+            folders[file.parent] = folders.get(file.parent, 0) + 1
+    assert {str(folder): count for folder, count in folders.items() if count > MAX_FOLDER} == {}
 
 
 def test_every_folder_of_the_package_has_a_floor() -> None:

@@ -13,7 +13,7 @@ import pytest
 import helix_mlx
 from helix_mlx import errors
 from helix_mlx.cli.options import SETTINGS
-from helix_mlx.cli.slash import COMMANDS
+from helix_mlx.cli.session.slash import COMMANDS
 from helix_mlx.toml import read_toml
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tokenizers import Tokenizer as RawTokenizer
 from transformers import PreTrainedTokenizerFast
 
-from helix_mlx.models.tokenizer import Tokenizer, mend
+from helix_mlx.models.text.tokenizer import Tokenizer, mend
 
 LINES = [
     "def f(x):\n    if x:\n        return x  # twice   spaced\n\treturn None\n",

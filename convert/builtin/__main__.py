@@ -18,8 +18,8 @@ SHARES = {"target": 0.5, "draft": 0.3, "pair": 0.2}
 
 def make_tokenizer(folder: Path) -> None:
     """Trains the tokenizer on the training part of the corpus, if it is not there yet."""
-    from helix_mlx.convert.builtin import tokenizer
-    from helix_mlx.convert.builtin.corpus import build_corpus
+    from helix_mlx.convert.builtin.data import tokenizer
+    from helix_mlx.convert.builtin.data.corpus import build_corpus
 
     text = build_corpus()
     characters = sum(len(file.text) for file in text.code)
@@ -59,7 +59,7 @@ def quantise_pair(folder: Path, pair: Path) -> None:
 def measure(folder: Path, pair: Path, prompts_a_kind: int = 40) -> None:
     """Measures the quantised pair made in ``folder`` and writes its model card."""
     from helix_mlx.convert.builtin import evaluation, model_card
-    from helix_mlx.convert.builtin.corpus import build_corpus
+    from helix_mlx.convert.builtin.data.corpus import build_corpus
 
     text = build_corpus()
     report = evaluation.evaluate(pair, text, prompts_a_kind)
@@ -75,7 +75,7 @@ def measure(folder: Path, pair: Path, prompts_a_kind: int = 40) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights and rows.")
 def main(folder: Path, minutes: float, workers: int | None, seed: int) -> None:
     """Train the built-in pair: corpus, tokenizer, target, draft, quantisation, figures."""
-    from helix_mlx.convert.builtin.processes import run_workers
+    from helix_mlx.convert.builtin.compute.processes import run_workers
 
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer(folder / "tokenizer")

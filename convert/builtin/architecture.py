@@ -14,7 +14,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 from mlx_lm.models.llama import Model, ModelArgs
 
-from helix_mlx.convert.builtin.tokenizer import CONTEXT, END, END_OF_TEXT, VOCABULARY_SIZE, load_tokenizer, special_ids
+from helix_mlx.convert.builtin.data.tokenizer import (
+    CONTEXT,
+    END,
+    END_OF_TEXT,
+    VOCABULARY_SIZE,
+    load_tokenizer,
+    special_ids,
+)
 
 # What the final weights are quantised to; training imitates it.
 BITS = 4

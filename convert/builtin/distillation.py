@@ -12,8 +12,8 @@ import numpy as np
 from mlx_lm.models.llama import Model
 
 from helix_mlx.convert.builtin.architecture import TARGET, fake_quantised, load_float_checkpoint
-from helix_mlx.convert.builtin.batches import RowSource, Tokens, Weights
-from helix_mlx.convert.builtin.cpu_ops import cross_entropy, log_partition, negative_exp
+from helix_mlx.convert.builtin.compute.cpu_ops import cross_entropy, log_partition, negative_exp
+from helix_mlx.convert.builtin.data.batches import RowSource, Tokens, Weights
 from helix_mlx.convert.builtin.generation import Written, WrittenSource, write_texts
 from helix_mlx.convert.builtin.training import BatchSource
 

@@ -18,8 +18,8 @@ from mlx_lm.utils import dequantize_model, load_model
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from helix_mlx.convert.builtin.corpus import KINDS, Corpus, Kind, Question, hash_share
-from helix_mlx.convert.builtin.tokenizer import END, END_OF_TEXT, load_tokenizer, special_ids
+from helix_mlx.convert.builtin.data.corpus import KINDS, Corpus, Kind, Question, hash_share
+from helix_mlx.convert.builtin.data.tokenizer import END, END_OF_TEXT, load_tokenizer, special_ids
 from helix_mlx.toml import read_toml
 
 TWENTY_QUESTIONS_FILE = Path(__file__).with_name("twenty_questions.toml")

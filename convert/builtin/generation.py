@@ -16,7 +16,7 @@ import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 from numpy.typing import NDArray
 
-from helix_mlx.convert.builtin.batches import QUESTION_WEIGHT, Tokens, Weights
+from helix_mlx.convert.builtin.data.batches import QUESTION_WEIGHT, Tokens, Weights
 
 # Greedy text matters as much as sampled text, and it is where the draft must agree with the argmax.
 TEMPERATURES = (0.0, 0.0, 0.8, 0.8, 1.0)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_mlx.convert.builtin.corpus import KINDS, Corpus, Kind
+from helix_mlx.convert.builtin.data.corpus import KINDS, Corpus, Kind
 from helix_mlx.convert.builtin.evaluation import Acceptance, Report
 
 KIND_NAMES: dict[Kind, str] = {

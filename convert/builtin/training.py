@@ -20,8 +20,8 @@ import numpy as np
 from mlx.utils import tree_map, tree_map_with_path, tree_unflatten
 
 from helix_mlx.convert.builtin.architecture import fake_quantised, named_arrays
-from helix_mlx.convert.builtin.batches import Tokens, Weights
-from helix_mlx.convert.builtin.cpu_ops import fast_training_ops
+from helix_mlx.convert.builtin.compute.cpu_ops import fast_training_ops
+from helix_mlx.convert.builtin.data.batches import Tokens, Weights
 
 Batch = tuple[mx.array, mx.array]
 # (model, tokens [B, L + 1], weights [B, L]) -> scalar loss

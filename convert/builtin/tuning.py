@@ -13,8 +13,8 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.llama import Model
 
-from helix_mlx.convert.builtin.batches import RowSource, Tokens, Weights
-from helix_mlx.convert.builtin.cpu_ops import cross_entropy
+from helix_mlx.convert.builtin.compute.cpu_ops import cross_entropy
+from helix_mlx.convert.builtin.data.batches import RowSource, Tokens, Weights
 from helix_mlx.convert.builtin.distillation import imitation_loss
 from helix_mlx.convert.builtin.generation import WrittenSource
 

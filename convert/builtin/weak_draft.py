@@ -20,10 +20,10 @@ import numpy as np
 from mlx_lm.utils import dequantize_model, load_model
 
 from helix_mlx import models
-from helix_mlx.convert.builtin import corpus
 from helix_mlx.convert.builtin.architecture import DRAFT, copy_ends, save_float_checkpoint
-from helix_mlx.convert.builtin.batches import RowSource
-from helix_mlx.convert.builtin.tokenizer import load_tokenizer
+from helix_mlx.convert.builtin.data import corpus
+from helix_mlx.convert.builtin.data.batches import RowSource
+from helix_mlx.convert.builtin.data.tokenizer import load_tokenizer
 from helix_mlx.convert.distill import distillation_loss
 from helix_mlx.convert.distill.numpy_ops import fastest_ops
 

@@ -27,14 +27,14 @@ from helix_mlx.convert.source import check_room
 from helix_mlx.engine.acceptance_counts import count_acceptance
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.errors import ModelError, PairError, SettingsError
-from helix_mlx.kernels.cpu_kernels import choose_kernels
+from helix_mlx.kernels.cpu.choice import choose_kernels
 from helix_mlx.models.loader import fetch
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import ConvertedModel, Manifest, hashed_files, read_manifest
 from helix_mlx.models.pair import load_pair
 from helix_mlx.models.pairs import NamedPair, named_pair
-from helix_mlx.models.tokenizer import Tokenizer
-from helix_mlx.models.vocabulary import compare
+from helix_mlx.models.text.tokenizer import Tokenizer
+from helix_mlx.models.text.vocabulary import compare
 
 MEASURED_TEMPERATURES, MEASURED_DRAFTS = (0.0, 0.7), 4
 ROW_TOKENS = 1024

@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from helix_mlx import __version__
-from helix_mlx.cli.group import Group
-from helix_mlx.cli.interrupt import INTERRUPTED
-from helix_mlx.cli.terminal import open_streams, silence
+from helix_mlx.cli.console.group import Group
+from helix_mlx.cli.console.interrupt import INTERRUPTED
+from helix_mlx.cli.console.terminal import open_streams, silence
 from helix_mlx.errors import HelixError
 
 COMMANDS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from helix_mlx.cli.interrupt import INTERRUPTED
-from helix_mlx.cli.progress import ProgressBar, ticking
-from helix_mlx.cli.terminal import BOLD, DIM, ERROR, Terminal
+from helix_mlx.cli.console.interrupt import INTERRUPTED
+from helix_mlx.cli.console.progress import ProgressBar, ticking
+from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal
 from helix_mlx.config import CPU_KERNELS
 from helix_mlx.errors import SettingsError
 
@@ -61,9 +61,9 @@ def bench_command(ctx: click.Context, /, part: str | None, **options: Any) -> No
             "--arm chooses ways to answer whose latency is measured; run bench or bench latency with it"
         )
     # Imported here, so that mistakes in the options are told before MLX is loaded.
-    from helix_mlx.bench import plot
-    from helix_mlx.bench.receipt import Receipt
-    from helix_mlx.bench.synthetic import described
+    from helix_mlx.bench.fixtures.synthetic import described
+    from helix_mlx.bench.output import plot
+    from helix_mlx.bench.output.receipt import Receipt
 
     if options["plot_file"] is not None:
         plot.check_matplotlib()
@@ -84,8 +84,8 @@ def bench_command(ctx: click.Context, /, part: str | None, **options: Any) -> No
 
 def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt: Any, done: list[str]) -> None:
     """Load, and run one part after the other; `done` tells which have ended."""
-    from helix_mlx.bench.parts import PARTS as RUNS
-    from helix_mlx.bench.parts import Chosen, Run, Scope, loaded
+    from helix_mlx.bench.suite.parts import PARTS as RUNS
+    from helix_mlx.bench.suite.parts import Chosen, Run, Scope, loaded
 
     chosen = Chosen(**{n: options[n] for n in ("pair", "target", "draft", "synthetic", "acceptance", "cpu_kernels")})
     names = ("quick", "workloads", "temperatures", "contexts", "repeats", "max_tokens", "rest_s", "arms")

@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from helix_mlx import __version__
-from helix_mlx.cli.interrupt import ctrl_c_as_flag
-from helix_mlx.cli.keyboard import Keyboard, history_file
+from helix_mlx.cli.console.interrupt import ctrl_c_as_flag
+from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal
 from helix_mlx.cli.loading import open_engine, tell_unread
 from helix_mlx.cli.options import origins, sampling_params, settings_options, template_settings
-from helix_mlx.cli.repl import ChatEngine, Repl
-from helix_mlx.cli.slash import is_command, run_command
-from helix_mlx.cli.status import memory_line
-from helix_mlx.cli.terminal import BOLD, DIM, ERROR, Terminal
+from helix_mlx.cli.session.keyboard import Keyboard, history_file
+from helix_mlx.cli.session.repl import ChatEngine, Repl
+from helix_mlx.cli.session.slash import is_command, run_command
+from helix_mlx.cli.session.status import memory_line
 from helix_mlx.errors import HelixError, SettingsError
 
 

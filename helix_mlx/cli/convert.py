@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from helix_mlx.cli.console.group import Group
+from helix_mlx.cli.console.progress import ProgressBars
+from helix_mlx.cli.console.terminal import BOLD, DIM, Terminal, aligned, human_bytes
 from helix_mlx.cli.distill import distill_command
-from helix_mlx.cli.group import Group
 from helix_mlx.cli.pairs import measure_pair
-from helix_mlx.cli.progress import ProgressBars
-from helix_mlx.cli.terminal import BOLD, DIM, Terminal, aligned, human_bytes
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import pairs_folder
 

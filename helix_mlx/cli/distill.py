@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from helix_mlx.cli.progress import ProgressBars
-from helix_mlx.cli.terminal import BOLD, DIM, Terminal
+from helix_mlx.cli.console.progress import ProgressBars
+from helix_mlx.cli.console.terminal import BOLD, DIM, Terminal
 from helix_mlx.models.pairs import pairs_folder
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from helix_mlx import __version__
+from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal, human_bytes
 from helix_mlx.cli.pairs import is_on_disk
-from helix_mlx.cli.terminal import BOLD, DIM, ERROR, Terminal, human_bytes
 from helix_mlx.errors import HelixError
 from helix_mlx.models.pairs import named_pairs
 

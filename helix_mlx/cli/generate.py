@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from helix_mlx.cli.interrupt import INTERRUPTED, ctrl_c_as_flag
+from helix_mlx.cli.console.interrupt import INTERRUPTED, ctrl_c_as_flag
+from helix_mlx.cli.console.progress import ProgressBar
+from helix_mlx.cli.console.terminal import DIM, Terminal
+from helix_mlx.cli.console.text import checked_text, not_utf8
 from helix_mlx.cli.loading import open_engine, tell_unread
 from helix_mlx.cli.options import Options, sampling_params, settings_options, template_settings
-from helix_mlx.cli.painter import Painter
-from helix_mlx.cli.progress import ProgressBar
-from helix_mlx.cli.repl import UNANSWERED
-from helix_mlx.cli.status import status_line
-from helix_mlx.cli.terminal import DIM, Terminal
-from helix_mlx.cli.text import checked_text, not_utf8
+from helix_mlx.cli.session.painter import Painter
+from helix_mlx.cli.session.repl import UNANSWERED
+from helix_mlx.cli.session.status import status_line
 from helix_mlx.errors import PromptError
 from helix_mlx.request import Chunk, Completion, SamplingParams
 

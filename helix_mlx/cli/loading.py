@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from helix_mlx.cli.console.progress import ticking
+from helix_mlx.cli.console.terminal import Terminal
 from helix_mlx.cli.options import Options, engine_config
-from helix_mlx.cli.progress import ticking
-from helix_mlx.cli.terminal import Terminal
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import DEMONSTRATION, converted_folder, named_pair, named_pairs, source_path
 from helix_mlx.models.third_party import importing
 
 if TYPE_CHECKING:
-    from helix_mlx.cli.repl import ChatEngine
+    from helix_mlx.cli.session.repl import ChatEngine
     from helix_mlx.engine.engine import Engine
 
 

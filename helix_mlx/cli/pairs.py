@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from helix_mlx.cli.group import Group
-from helix_mlx.cli.progress import ProgressBar
-from helix_mlx.cli.terminal import BOLD, DIM, Terminal, aligned, human_bytes
+from helix_mlx.cli.console.group import Group
+from helix_mlx.cli.console.progress import ProgressBar
+from helix_mlx.cli.console.terminal import BOLD, DIM, Terminal, aligned, human_bytes
 from helix_mlx.errors import PairError, SettingsError, did_you_mean
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import read_manifest, verify_files
@@ -117,7 +117,7 @@ def measure_pair(terminal: Terminal, name: str, prompts: int, max_tokens: int, *
         What was found, as the manifest has it.
     """
     named = named_pair(name)
-    from helix_mlx.bench import acceptance
+    from helix_mlx.bench.suite import acceptance
     from helix_mlx.engine.engine import load
     from helix_mlx.kernels.device import chip_name
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.engine.streaming import Cancel, Progress, read
-from helix_mlx.models.tokenizer import Message
+from helix_mlx.models.text.tokenizer import Message
 from helix_mlx.request import Chunk, Request, SamplingParams, Settings
 
 if TYPE_CHECKING:

@@ -28,13 +28,13 @@ from helix_mlx.engine.scheduling.failsafe_policy import FailsafePolicy
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.errors import PromptError, SettingsError
-from helix_mlx.kernels import cpu_attention
-from helix_mlx.kernels.cpu_library import Notice
+from helix_mlx.kernels.cpu import attention
+from helix_mlx.kernels.cpu.library import Notice
 from helix_mlx.kernels.device import chip_name
-from helix_mlx.models.incremental_text import IncrementalText
 from helix_mlx.models.loader import evaluate_all
 from helix_mlx.models.pair import Pair
-from helix_mlx.models.shared_vocabulary import SharedVocabulary
+from helix_mlx.models.text.incremental_text import IncrementalText
+from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import Completion, Request, SamplingParams, check_draft_tokens
@@ -77,7 +77,7 @@ class EngineCore:
                 continue
             evaluate_all(loaded.model)
             network = loaded.model.draft if isinstance(loaded.model, SharedVocabulary) else loaded.model
-            if pair.kernels.library is not None and cpu_attention.install(network):
+            if pair.kernels.library is not None and attention.install(network):
                 self.pool.direct[number] = pair.kernels.library
         drafter = None
         if pair.draft is not None:

@@ -23,10 +23,10 @@ from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.engine.streaming import Cancel, Progress, read
 from helix_mlx.errors import PromptError, SettingsError
-from helix_mlx.kernels.cpu_kernels import choose_kernels
-from helix_mlx.kernels.cpu_library import Notice, cache_folder
+from helix_mlx.kernels.cpu.choice import choose_kernels
+from helix_mlx.kernels.cpu.library import Notice, cache_folder
 from helix_mlx.models.pair import Pair, load_pair
-from helix_mlx.models.tokenizer import Message
+from helix_mlx.models.text.tokenizer import Message
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
 from helix_mlx.speculative.calibration import LadderStore
 from helix_mlx.speculative.cost_model import CostTable

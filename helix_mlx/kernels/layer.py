@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.cpu.library import CpuLibrary
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 """The types of rows that our kernels know."""

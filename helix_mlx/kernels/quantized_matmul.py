@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx.nn.layers.base import Module
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
-from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.layer import FLOATS, take_over
 
 BITS = (4, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.layer import FLOATS, take_over
 
 

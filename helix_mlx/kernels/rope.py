@@ -10,7 +10,7 @@ import mlx.nn as nn
 from mlx.nn.layers.base import Module
 from mlx_lm.models.rope_utils import Llama3RoPE
 
-from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.layer import FLOATS
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from helix_mlx.kernels.cpu_attention import PagedKVRef, WindowMask
+from helix_mlx.kernels.cpu.attention import PagedKVRef, WindowMask
 from helix_mlx.kernels.device import on_cpu
 from helix_mlx.kernels.paged_attention import GatherRows, Stored, attention_mask, gather, gather_run
 from helix_mlx.paging.block_table import BlockTable

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from helix_mlx.bench.synthetic import synthetic_pair
+from helix_mlx.bench.fixtures.synthetic import synthetic_pair
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
 

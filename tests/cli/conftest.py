@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from helix_mlx.cli.app import program
+from helix_mlx.cli.console.terminal import Terminal
 from helix_mlx.cli.options import Options, engine_config
-from helix_mlx.cli.terminal import Terminal
 from tests.cli.fakes import FakeEngine
 
 Run = Callable[..., Result]

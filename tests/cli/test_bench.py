@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from helix_mlx.bench.parts import PARTS as RUNS
+from helix_mlx.bench.suite.parts import PARTS as RUNS
 from helix_mlx.cli.app import program
 from helix_mlx.cli.bench import PARTS
-from helix_mlx.cli.interrupt import INTERRUPTED
+from helix_mlx.cli.console.interrupt import INTERRUPTED
 
 SMALL = ["bench", "latency", "--synthetic", "small/smaller", "--quick", "--max-tokens", "8", "--workload", "code"]
 
@@ -44,7 +44,7 @@ def test_a_part_is_measured_and_leaves_a_receipt(tmp_path: Path, capsys: pytest.
 def test_ctrl_c_keeps_what_was_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from helix_mlx.bench import latency
+    from helix_mlx.bench.suite import latency
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_mlx.kernels.cpu_kernels import NO_KERNELS
+from helix_mlx.kernels.cpu.choice import NO_KERNELS
 from helix_mlx.models.manifest import read_manifest
 from tests.cli.conftest import Run
 from tests.convert.checkpoints import write_checkpoint
@@ -46,7 +46,7 @@ def test_what_was_made_is_listed_checked_and_removed(run: Run, made: Path) -> No
 
 
 def test_a_pair_is_measured_and_keeps_the_figures(run: Run, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helix_mlx.bench.acceptance.WORKLOADS", ("chat",))
+    monkeypatch.setattr("helix_mlx.bench.suite.acceptance.WORKLOADS", ("chat",))
     # The kernels lie in the home that was left, and would be compiled anew.
     monkeypatch.setattr("helix_mlx.engine.engine.choose_kernels", lambda *_: NO_KERNELS)
     result = run("pairs", "measure", "mine", "--prompts", "1", "--max-tokens", "8", "--json")
@@ -59,7 +59,7 @@ def test_a_pair_is_measured_and_keeps_the_figures(run: Run, made: Path, monkeypa
 
 
 def test_a_new_pair_is_measured_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helix_mlx.bench.acceptance.WORKLOADS", ("chat",))
+    monkeypatch.setattr("helix_mlx.bench.suite.acceptance.WORKLOADS", ("chat",))
     monkeypatch.setattr("helix_mlx.engine.engine.choose_kernels", lambda *_: NO_KERNELS)
     monkeypatch.setattr("helix_mlx.engine.engine.cache_folder", lambda *_: tmp_path / "ladders")
     target, draft = write_checkpoint(tmp_path / "big"), write_checkpoint(tmp_path / "small", seed=7)

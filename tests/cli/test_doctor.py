@@ -8,8 +8,8 @@ from importlib import metadata
 import pytest
 
 from helix_mlx.cli import doctor
+from helix_mlx.cli.console.terminal import Terminal
 from helix_mlx.cli.doctor import Check
-from helix_mlx.cli.terminal import Terminal
 from helix_mlx.errors import ModelError
 from tests.cli.conftest import Run
 

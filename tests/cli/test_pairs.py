@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_mlx.cli.terminal import human_bytes
+from helix_mlx.cli.console.terminal import human_bytes
 from tests.cli.conftest import Run
 
 

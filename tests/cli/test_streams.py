@@ -68,7 +68,7 @@ def test_a_stream_that_cannot_be_used_is_told_in_one_line(program: str, streams:
 
 def test_no_file_gets_the_number_of_a_closed_stream() -> None:
     code = (
-        "import os; from helix_mlx.cli.terminal import open_streams; open_streams(); "
+        "import os; from helix_mlx.cli.console.terminal import open_streams; open_streams(); "
         "os.write(1, b'x'); assert os.read(0, 1) == b''; assert os.open('README.md', os.O_RDONLY) > 2"
     )
     assert ended(f'-c "{code}"', ">&- <&-") == (0, "", "")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from helix_mlx.cli.chat import respond
-from helix_mlx.cli.repl import UNANSWERED, Repl
-from helix_mlx.cli.terminal import Terminal
+from helix_mlx.cli.console.terminal import Terminal
+from helix_mlx.cli.session.repl import UNANSWERED, Repl
 from helix_mlx.errors import SettingsError
 from helix_mlx.request import SamplingParams
 from tests.cli.conftest import Run

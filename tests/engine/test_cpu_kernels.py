@@ -10,8 +10,8 @@ from mlx.nn.layers.base import Module
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.errors import SettingsError
-from helix_mlx.kernels.cpu_kernels import CpuKernels
-from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.cpu.choice import CpuKernels
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.quantized_matmul import FastQuantizedEmbedding, FastQuantizedLinear
 from helix_mlx.models.pairs import source_path
 from tests.support import prompt, quantized_pair
@@ -44,8 +44,8 @@ def test_the_configuration_decides(cpu_library: CpuLibrary) -> None:
 def test_what_cannot_be_had_is_told_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr("helix_mlx.kernels.cpu_library.nanobind_version", lambda: "0")
-    monkeypatch.setattr("helix_mlx.kernels.cpu_build.nanobind_version", lambda: "0")
+    monkeypatch.setattr("helix_mlx.kernels.cpu.library.nanobind_version", lambda: "0")
+    monkeypatch.setattr("helix_mlx.kernels.cpu.build.nanobind_version", lambda: "0")
     told: list[str] = []
     with load(config=EngineConfig(calibrate=False), notice=told.append) as engine:
         assert engine.generate("The sun", max_tokens=4).settings["cpu_kernels"] == "off"

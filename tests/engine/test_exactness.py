@@ -11,7 +11,7 @@ import pytest
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
-from helix_mlx.kernels.cpu_kernels import CpuKernels
+from helix_mlx.kernels.cpu.choice import CpuKernels
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import SamplingParams
 from tests.support import plain, prompt, quantized_pair, random_model, random_pair

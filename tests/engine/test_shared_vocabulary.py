@@ -14,10 +14,10 @@ from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
 from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair, fitted
-from helix_mlx.models.shared_vocabulary import SharedVocabulary
-from helix_mlx.models.vocabulary import shared_ids
+from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
+from helix_mlx.models.text.vocabulary import shared_ids
 from helix_mlx.request import Request, SamplingParams
-from tests.models.test_vocabulary import CODE, PROSE, trained
+from tests.models.text.test_vocabulary import CODE, PROSE, trained
 from tests.support import plain, random_model
 
 PROMPT = "for line in"

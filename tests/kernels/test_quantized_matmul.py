@@ -15,9 +15,9 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 
-from helix_mlx.kernels.cpu_build import FORMS
-from helix_mlx.kernels.cpu_layers import replace_layers
-from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.cpu.build import FORMS
+from helix_mlx.kernels.cpu.layers import replace_layers
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.quantized_matmul import (
     BITS,
     GROUP_SIZES,

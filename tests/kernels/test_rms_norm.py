@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.rms_norm import FastRMSNorm, rms_norm
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)

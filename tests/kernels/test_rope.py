@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx_lm.models.rope_utils import Llama3RoPE
 
-from helix_mlx.kernels.cpu_library import CpuLibrary
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.rope import FastRoPE, frequencies_of, rope
 
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)

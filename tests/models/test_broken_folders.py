@@ -14,7 +14,7 @@ import pytest
 
 from helix_mlx.errors import HelixError, ModelError, PromptError
 from helix_mlx.models.loader import load
-from helix_mlx.models.tokenizer import Tokenizer
+from helix_mlx.models.text.tokenizer import Tokenizer
 from tests.convert.checkpoints import write_checkpoint
 
 

@@ -18,7 +18,7 @@ from helix_mlx.errors import ModelError
 from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.probe import check_rows
-from helix_mlx.models.shared_vocabulary import SharedVocabulary
+from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
 from tests.census.families import FAMILIES
 from tests.support import VOCAB, built, byte_tokenizer, random_model
 

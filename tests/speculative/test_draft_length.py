@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from helix_mlx.bench.simulator import compare, ladders, traces
+from helix_mlx.bench.policy.simulation import compare, ladders, traces
 from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import NO_DRAFT, Candidate, DraftLengthController

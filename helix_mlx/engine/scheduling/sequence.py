@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from helix_mlx.models.incremental_text import IncrementalText
+from helix_mlx.models.text.incremental_text import IncrementalText
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.paged_cache import PagedKV
 from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk, FinishReason, SamplingParams, Stats

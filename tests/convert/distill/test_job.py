@@ -17,7 +17,7 @@ from helix_mlx.convert.pair_folder import Wanted as ToConvert
 from helix_mlx.convert.pair_folder import convert_pair
 from helix_mlx.engine.engine import load
 from helix_mlx.errors import PairError, PromptError, SettingsError
-from helix_mlx.kernels.cpu_kernels import NO_KERNELS
+from helix_mlx.kernels.cpu.choice import NO_KERNELS
 from helix_mlx.models.manifest import read_manifest, verify_files
 from tests.convert.checkpoints import write_checkpoint, write_tokenizer
 from tests.convert.distill.conftest import RECIPE

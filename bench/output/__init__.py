@@ -1,0 +1,1 @@
+"""Tables, receipts and pictures."""

@@ -1,0 +1,126 @@
+"""What a benchmark leaves behind: one JSON file with the machine, the versions, the settings and every figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from helix_mlx import __version__
+from helix_mlx.bench.output.tables import Asked
+from helix_mlx.engine.engine import Engine
+from helix_mlx.errors import HelixError
+from helix_mlx.kernels.device import chip_name
+
+FORMAT = 1
+"""Of the file. What reads receipts refuses another one."""
+PACKAGES = ("mlx", "mlx-lm", "numpy", "transformers")
+
+
+class ReceiptError(HelixError):
+    """A receipt or a picture cannot be written; the message says why."""
+
+
+@dataclass
+class Receipt:
+    """What was run and what came out of it, complete or up to an interruption.
+
+    Args:
+        command: the words of the command line that ran it.
+        settings: of the run.
+        synthetic: how the weights were made up, where they were; None for weights that were trained.
+    """
+
+    command: str
+    settings: dict[str, Any]
+    synthetic: str | None = None
+    pair: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Any] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    complete: bool = False
+
+    def describe(self, engine: Engine) -> None:
+        """Note the pair that runs, and the ladder of costs that its draft lengths go by."""
+        pair = engine.pair
+        self.pair = {
+            "name": pair.name,
+            "target": pair.target.source,
+            "target_bytes": pair.target.nbytes,
+            "draft": pair.draft.source if pair.draft else None,
+            "draft_bytes": pair.draft.nbytes if pair.draft else None,
+            "quantization": pair.target.config.get("quantization"),
+            "kernels": pair.kernels.settings(),
+            "ladder": asdict(engine.ladder),
+        }
+
+    def ask(self, lines: Iterable[Asked]) -> None:
+        """Keep what was asked for."""
+        self.asked += lines
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole file."""
+        return {
+            "format": FORMAT,
+            "what": "helix-mlx bench",
+            "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "complete": self.complete,
+            "synthetic": self.synthetic,
+            "command": self.command,
+            "settings": self.settings,
+            "machine": machine(),
+            "versions": {"helix-mlx": __version__, **{name: metadata.version(name) for name in PACKAGES}},
+            "pair": self.pair,
+            "asked": [asdict(line) for line in self.asked],
+            **self.parts,
+        }
+
+    def write(self, file: Path) -> None:
+        """Write it beside and rename.
+
+        Raises:
+            ReceiptError: it cannot be written.
+        """
+        write_beside(file, (json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def machine() -> dict[str, Any]:
+    """The machine that a figure was measured on."""
+    return {
+        "chip": chip_name(),
+        "device": "gpu" if mx.default_device() == mx.Device(mx.gpu) else "cpu",
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def write_beside(file: Path, data: bytes) -> None:
+    """Write a file beside and rename it, so that nothing half-written is ever there under its name.
+
+    Raises:
+        ReceiptError: it cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    except OSError as error:
+        raise ReceiptError(f"cannot write {file}: {error.strerror}; name a file in a folder that exists") from error
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+        os.chmod(name, 0o644)
+        os.replace(name, file)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(name)
+        raise ReceiptError(f"cannot write {file}: {error.strerror}") from error

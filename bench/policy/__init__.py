@@ -1,0 +1,1 @@
+"""The choice of draft lengths, in modelled time."""

@@ -1,0 +1,69 @@
+"""The time of a cycle in a small and in a large page pool: it has to be the same.
+
+    python -m helix_mlx.bench.studies.pool_size [--pages 64 --pages 64000]
+
+A store whose writes copied the pool would show here at once: its cycle would take longer by the time of a copy.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import click
+
+from helix_mlx.config import EngineConfig
+from helix_mlx.engine.engine import Engine, load
+from helix_mlx.engine.memory import DEFAULT_CONTEXT
+from helix_mlx.paging.page_pool import PagePool
+
+
+def cycle_times(engine: Engine, max_tokens: int) -> list[float]:
+    """Seconds between the cycles of one answer, commits included."""
+    times, last = [], 0.0
+    tokens = engine.pair.tokenizer.encode("import os\nimport sys\n")
+    for chunk in engine.stream(tokens, max_tokens=max_tokens, temperature=0, draft_tokens=4):
+        if chunk.token is not None and not chunk.from_draft:
+            now = time.perf_counter()
+            if last:
+                times.append(now - last)
+            last = now
+    return times
+
+
+@click.command()
+@click.option("--pair", default="tiny", show_default=True, help="A pair of `helix-mlx pairs`.")
+@click.option("--pages", multiple=True, default=(64, 64_000), show_default=True, help="Pool sizes to compare.")
+@click.option("--page-size", default=4, show_default=True, help="Positions in a page; small pages commit often.")
+@click.option("--repeats", default=5, show_default=True, help="Answers from each pool, in turn.")
+@click.option("--lookahead", default=0, show_default=True, help="Cycles enqueued before one is read.")
+def main(pair: str, pages: tuple[int, ...], page_size: int, repeats: int, lookahead: int) -> None:
+    """Print the median time of a cycle for each pool size."""
+    with load(pair) as engine:
+        models = [engine.pair.target.layers] + ([engine.pair.draft.layers] if engine.pair.draft else [])
+        loaded = engine.pair
+    per_page = PagePool.bytes_per_page(models, page_size)
+    engines = []
+    for count in pages:
+        context = min(count * page_size, loaded.target.max_context or DEFAULT_CONTEXT)
+        memory = (count + 1) * per_page
+        config = EngineConfig(page_size=page_size, kv_memory=memory, max_context=context, lookahead=lookahead)
+        engines.append(Engine(loaded, config))
+        pool = engines[-1]._core.pool
+        if pool.allocator.pages_total < count:
+            pool.grow(count - pool.allocator.pages_total)
+    times: list[list[float]] = [[] for _ in engines]
+    for _ in range(repeats):
+        for engine, row in zip(engines, times, strict=True):
+            row += cycle_times(engine, 150)
+    first = statistics.median(times[0])
+    for count, engine, row in zip(pages, engines, times, strict=True):
+        middle = statistics.median(row)
+        click.echo(
+            f"{count:>7,} pages ({engine.memory().bytes / 1e6:8.1f} MB): {middle * 1e3:6.2f} ms a cycle, "
+            f"ratio {middle / first:.2f}, {len(row)} cycles"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `helix-mlx bench` runs: speed, memory and exactness beside mlx-lm."""

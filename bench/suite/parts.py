@@ -1,0 +1,186 @@
+"""The parts of `helix-mlx bench`: each measures one thing, prints its table, and notes it in the receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, mixed_prompts
+from helix_mlx.bench.fixtures.synthetic import synthetic_pair
+from helix_mlx.bench.output.receipt import Receipt
+from helix_mlx.bench.output.tables import table
+from helix_mlx.bench.suite import acceptance, arms, exactness, kernels, latency, memory, throughput
+from helix_mlx.config import EngineConfig
+from helix_mlx.engine.engine import Engine, load
+from helix_mlx.kernels.cpu.choice import NO_KERNELS, choose_kernels
+from helix_mlx.models.pair import Pair, load_pair
+
+Line = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which pair is measured: a named one, a target and a draft, or one of random weights."""
+
+    pair: str | None = None
+    target: str | None = None
+    draft: str | None = None
+    synthetic: str | None = None
+    acceptance: float = 0.8
+    cpu_kernels: str = "auto"
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured; None takes what suits the part."""
+
+    quick: bool = False
+    workloads: tuple[str, ...] = ()
+    temperatures: tuple[float, ...] = ()
+    contexts: tuple[int, ...] = ()
+    repeats: int | None = None
+    max_tokens: int | None = None
+    rest_s: float | None = None
+    arms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a part works with.
+
+    Args:
+        ours: Helix.
+        theirs: the pair as mlx-lm loads it: the very models, or the same weights without Helix's layers.
+        scope: how much.
+        receipt: takes every figure.
+        line: prints one.
+        progress: is told how far the part is.
+    """
+
+    ours: Engine
+    theirs: Pair
+    scope: Scope
+    receipt: Receipt
+    line: Line
+    progress: Progress
+
+
+@contextmanager
+def loaded(chosen: Chosen, notice: Line) -> Iterator[tuple[Engine, Pair]]:
+    """An engine, and the same weights for mlx-lm.
+
+    The prefix cache is off: every arm reads its prompts anew.
+
+    Raises:
+        HelixError: the pair cannot be had.
+    """
+    config = EngineConfig(prefix_cache=False, cpu_kernels=chosen.cpu_kernels)
+    if chosen.synthetic is None:
+        engine = load(chosen.pair, target=chosen.target, draft=chosen.draft, config=config, notice=notice)
+    else:
+        made = synthetic_pair(chosen.synthetic, chosen.acceptance)
+        engine = Engine(made.with_kernels(choose_kernels(chosen.cpu_kernels, notice=notice)), config)
+        engine.calibrate(notice=notice)
+    with engine:
+        if engine.pair.kernels.library is None:
+            theirs = engine.pair
+        elif chosen.synthetic is None:
+            theirs = load_pair(chosen.pair, target=chosen.target, draft=chosen.draft)
+        else:
+            theirs = synthetic_pair(chosen.synthetic, chosen.acceptance)
+        yield engine, replace(theirs, kernels=NO_KERNELS)
+
+
+def run_latency(run: Run) -> None:
+    """One answer at a time, every arm beside the others."""
+    scope, quick = run.scope, run.scope.quick
+    plan = latency.Plan(
+        workloads=scope.workloads or (("code", "edit", "chat") if quick else WORKLOADS),
+        temperatures=scope.temperatures or ((0.0,) if quick else TEMPERATURES),
+        contexts=scope.contexts or (None,),
+        repeats=scope.repeats or (1 if quick else 3),
+        max_tokens=scope.max_tokens or (32 if quick else 64),
+        rest_s=(0.0 if quick else 0.05) if scope.rest_s is None else scope.rest_s,
+    )
+    records: list[latency.Record] = []
+    try:
+        named = arms.chosen_arms(arms.all_arms(run.theirs, run.ours, few=quick), scope.arms)
+        latency.measure(run.ours, named, plan, run.progress, records)
+    finally:
+        run.receipt.parts["latency"] = [record.to_json() for record in records]
+    found = latency.Found(records)
+    latency.show(found, run.line)
+    run.receipt.ask(latency.judge(found))
+
+
+def run_throughput(run: Run) -> None:
+    """Several requests at once."""
+    quick = run.scope.quick
+    prompts = [prompt.tokens(run.ours) for prompt in mixed_prompts()]
+    most = run.scope.max_tokens or (24 if quick else 48)
+    figures = run.receipt.parts.setdefault("throughput", [])
+    counts = (1, 4) if quick else throughput.AT_ONCE
+    for number, count in enumerate(counts):
+        with throughput.arms(run.ours.pair, run.theirs, count, few=quick) as named:
+            rows = throughput.measure(named, count, prompts, most, run.scope.repeats or (1 if quick else 4))
+        run.progress(number + 1, len(counts))
+        throughput.show(rows)
+        run.receipt.ask(throughput.judge(rows))
+        figures += [{"at_once": count, "arm": row.name, "tokens_per_s": row.tokens_per_s} for row in rows.values()]
+
+
+def run_memory(run: Run) -> None:
+    """What a budget holds, and what a running engine takes."""
+    run.receipt.parts["memory"], found = memory.measure(run.ours, run.scope.quick, run.progress, run.line)
+    run.receipt.ask(found)
+
+
+def run_exactness(run: Run) -> None:
+    """Whether drafts change anything."""
+    quick = run.scope.quick
+    prompts, most = run.scope.repeats or (1 if quick else 3), run.scope.max_tokens or (24 if quick else 64)
+    found = exactness.compare(run.ours, prompts, most, 7, run.progress)
+    exactness.show(found, run.line)
+    run.receipt.parts["exactness"] = [each.to_json() for each in found]
+    run.receipt.ask(exactness.judge(found))
+
+
+def run_acceptance(run: Run) -> None:
+    """How many drafts are kept."""
+    quick = run.scope.quick
+    temperatures = run.scope.temperatures or ((0.0,) if quick else TEMPERATURES)
+    prompts, most = run.scope.repeats or (1 if quick else 4), run.scope.max_tokens or (32 if quick else 64)
+    found = acceptance.measure(run.ours, temperatures, prompts, most, run.progress)
+    acceptance.show(found, run.line)
+    run.line("")
+    for promise in acceptance.promises(found, run.ours.ladder):
+        run.line(promise.told)
+    run.receipt.parts["acceptance"] = [each.to_json() for each in found]
+
+
+def run_kernels(run: Run) -> None:
+    """What the parts of a cycle cost, and on a CPU what its kernels are worth."""
+    ladder = run.ours.ladder
+    run.line("\nWhat a cycle costs here (ms): a target pass by its rows, and a step of the draft")
+    costs = [f"{cost * 1e3:.2f}" for cost in ladder.target_s]
+    table(["", *map(str, range(1, len(costs) + 1)), "draft step"], [["", *costs, f"{ladder.draft_s * 1e3:.2f}"]])
+    library = run.ours.pair.kernels.library
+    if library is not None:
+        run.line("")
+        figures, found = kernels.products(library, run.scope.repeats or (3 if run.scope.quick else 9))
+        run.receipt.parts["kernels"] = figures
+        run.receipt.ask(found)
+    run.progress(1, 1)
+
+
+PARTS: dict[str, Callable[[Run], None]] = {
+    "latency": run_latency,
+    "throughput": run_throughput,
+    "memory": run_memory,
+    "exactness": run_exactness,
+    "acceptance": run_acceptance,
+    "kernels": run_kernels,
+}
+"""In the order in which `helix-mlx bench` runs them."""

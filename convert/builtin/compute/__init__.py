@@ -1,0 +1,1 @@
+"""How it is trained on a CPU in reasonable time."""

@@ -1,0 +1,1 @@
+"""A chat at the terminal: its state, its commands, its keyboard."""

@@ -1,0 +1,110 @@
+"""Lines of input: with editing and history at a keyboard, plain from a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from helix_mlx.cli.console.interrupt import ctrl_c_as_exception
+from helix_mlx.cli.console.terminal import Terminal
+from helix_mlx.cli.console.text import checked_text, not_utf8
+from helix_mlx.cli.session.transcript import write_beside
+from helix_mlx.errors import PromptError
+
+LINES_KEPT = 1000
+
+
+class Keyboard:
+    """Reads the user's lines.
+
+    At a terminal lines can be edited and fetched back with the arrow keys, where Python has readline, and are
+    remembered for the next chat.
+
+    Args:
+        terminal: where the prompt is painted.
+        history: the file that remembers lines; None remembers nothing.
+    """
+
+    def __init__(self, terminal: Terminal, history: Path | None) -> None:
+        self.interactive = sys.stdin.isatty() and terminal.live
+        self._terminal = terminal
+        self._history = history if self.interactive else None
+        self._typed: list[str] = []
+        if self._history is not None:
+            _recall(_read_lines(self._history))
+
+    def read(self) -> str:
+        """The next line.
+
+        Raises:
+            EOFError: there is none.
+            KeyboardInterrupt: Ctrl-C was pressed.
+            PromptError: the line is no text.
+        """
+        try:
+            with ctrl_c_as_exception():
+                line = input(self._prompt()) if self.interactive else sys.stdin.readline()
+        except UnicodeDecodeError:
+            raise not_utf8() from None
+        except OSError as error:
+            if self.interactive:
+                raise  # the terminal is gone
+            raise PromptError(f"standard input cannot be read: {error.strerror or error}; give it another") from None
+        if not self.interactive and not line:
+            raise EOFError
+        if line.strip():
+            self._typed.append(" ".join(line.splitlines()))
+        return checked_text(line.rstrip("\n"))
+
+    def remember(self) -> None:
+        """Add what was typed to the history file; a place that cannot be written is no reason to complain."""
+        if self._history is None or not self._typed:
+            return
+        try:
+            self._history.parent.mkdir(parents=True, exist_ok=True)
+            lines = [*_read_lines(self._history), *self._typed][-LINES_KEPT:]
+            write_beside(self._history, "".join(line + "\n" for line in lines), mode=0o600)
+        except OSError:
+            pass
+        self._typed.clear()
+
+    def _prompt(self) -> str:
+        if not self._terminal.colour:
+            return "> "
+        # Readline has to be told which characters take no room.
+        return "\x01\x1b[1m\x02>\x01\x1b[0m\x02 " if _has_readline() else "\x1b[1m>\x1b[0m "
+
+
+def history_file(environment: Mapping[str, str]) -> Path | None:
+    """Where lines are remembered: in the user's state folder. None where there is no home."""
+    try:
+        state = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError:
+        return None
+    return Path(state) / "helix-mlx" / "history"
+
+
+def _has_readline() -> bool:
+    try:
+        import readline  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _recall(lines: list[str]) -> None:
+    """Give readline the lines of earlier chats."""
+    try:
+        import readline
+    except ImportError:
+        return
+    for line in lines:
+        readline.add_history(line)
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,209 @@
+"""The commands inside a chat, such as `/set temperature 0.7`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from helix_mlx.cli.console.terminal import DIM
+from helix_mlx.cli.options import SETTINGS, Setting, draft_length, template_arg, thinking
+from helix_mlx.cli.session.repl import Repl
+from helix_mlx.cli.session.status import memory_line, stats_lines
+from helix_mlx.cli.session.transcript import save_transcript
+from helix_mlx.errors import SettingsError, did_you_mean
+from helix_mlx.request import Request, SamplingParams
+
+BY_HAND = "/set"
+"""Where a setting's value is from that was changed in the chat."""
+_FORM = re.compile(r"/([A-Za-z?]*!?)(?:\s+(.*))?$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class SlashCommand:
+    """A command: how it is written, what it does, and the function that does it.
+
+    `run` gets the chat and the rest of the line, and returns whether the chat goes on.
+    """
+
+    usage: str
+    help: str
+    run: Callable[[Repl, str], bool]
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is a command rather than a message. A path such as /usr/bin is a message."""
+    return _FORM.match(line) is not None
+
+
+def run_command(repl: Repl, line: str) -> bool:
+    """Run a command line.
+
+    Returns:
+        Whether the chat goes on.
+
+    Raises:
+        SettingsError: there is no such command, or its value is out of range; nothing has changed then.
+    """
+    form = _FORM.match(line)
+    assert form is not None
+    name, rest = form.group(1), (form.group(2) or "").strip()
+    if name not in COMMANDS:
+        words = ["/" + known for known in COMMANDS]
+        raise SettingsError(f"there is no /{name}{did_you_mean('/' + name, words)}; there are {' '.join(words)}")
+    return COMMANDS[name].run(repl, rest)
+
+
+def _help(repl: Repl, rest: str) -> bool:
+    width = max(len(command.usage) for command in COMMANDS.values())
+    for command in COMMANDS.values():
+        repl.terminal.line(f"{command.usage.ljust(width)}  {command.help}")
+    repl.terminal.line("Ctrl-C stops an answer, Ctrl-D leaves.")
+    return True
+
+
+def _reset(repl: Repl, rest: str) -> bool:
+    repl.reset()
+    return _note(repl, "The conversation is forgotten; the system message and the settings stay.")
+
+
+def _system(repl: Repl, rest: str) -> bool:
+    if rest:
+        repl.set_system(None if rest.lower() == "none" else rest)
+    if repl.system is None:
+        return _note(repl, "There is no system message. /system TEXT sets one.")
+    return _note(repl, f"System message: {repl.system} (/system none takes it away)")
+
+
+def _draft(repl: Repl, rest: str) -> bool:
+    length = draft_length(rest or "auto")
+    if not repl.engine.has_draft:
+        raise SettingsError("this pair has no draft; start the chat with --draft, or with another --pair")
+    if not rest:
+        return _note(repl, f"Drafts a cycle: {_shown(repl.draft_tokens, 'auto')}. /draft N, off or auto changes it.")
+    repl.draft_tokens, repl.origins["draft_tokens"] = length, BY_HAND
+    return _note(repl, f"Drafts a cycle: {_shown(length, 'auto')}.")
+
+
+def _think(repl: Repl, rest: str) -> bool:
+    if rest:
+        repl.thinking, repl.origins["thinking"] = thinking(rest), BY_HAND
+        _tell_unread(repl, repl.thinking, None)
+    shown = {None: "auto, as the model's chat template has it", True: "on", False: "off"}[repl.thinking]
+    return _note(repl, f"Thinking: {shown}." + ("" if rest else " /think on, off or auto changes it."))
+
+
+def _template_arg(repl: Repl, rest: str) -> bool:
+    if rest:
+        name, value = (None, None) if rest.lower() == "none" else template_arg(rest)
+        repl.template_args = {**repl.template_args, name: value} if name else {}
+        repl.origins["template_args"] = BY_HAND
+        _tell_unread(repl, None, {name: value} if name else None)
+    return _note(repl, f"template-arg {_shown(_pairs(repl.template_args), 'none')}")
+
+
+def _tell_unread(repl: Repl, thinks: bool | None, template_args: dict[str, object] | None) -> None:
+    for what in repl.engine.unread(thinks, template_args):
+        _note(repl, f"The model's chat template does not read {what}; it changes nothing.")
+
+
+def _set(repl: Repl, rest: str) -> bool:
+    word, _, value = rest.partition(" ")
+    if not word:
+        for setting in SETTINGS:
+            origin = repl.origins.get(setting.field, "default")
+            repl.terminal.line(f"{setting.word} {_shown(_current(repl, setting), 'none')} ({origin})", DIM)
+        return _note(repl, "/set NAME VALUE changes one.")
+    word = word.replace("_", "-")
+    own = {"draft-tokens": _draft, "thinking": _think, "template-arg": _template_arg}
+    if word in own:
+        return own[word](repl, value.strip())
+    by_word = {setting.word: setting for setting in SETTINGS}
+    if word not in by_word:
+        raise SettingsError(f"there is no setting {word}{did_you_mean(word, by_word)}; there are {', '.join(by_word)}")
+    setting = by_word[word]
+    if setting.home is not SamplingParams:
+        raise SettingsError(f"{word} is fixed while a pair is loaded; start the chat with --{word}")
+    if value.strip():
+        repl.params = replace(repl.params, **{setting.field: setting.parse(value.strip())})
+        repl.origins[setting.field] = BY_HAND
+    return _note(repl, f"{word} {_shown(_current(repl, setting), 'none')}")
+
+
+def _stats(repl: Repl, rest: str) -> bool:
+    if repl.last_stats is None:
+        repl.terminal.line("No answer yet.", DIM)
+    else:
+        for line in stats_lines(repl.last_stats):
+            repl.terminal.line(line, DIM)
+    memory = repl.engine.memory()
+    return _note(
+        repl,
+        f"{memory_line(memory)}; {memory.pages_used} of {memory.pages_total} pages in use, "
+        f"{memory.pages_cached} kept for what begins alike, "
+        f"{memory.unused_fraction:.0%} of their positions empty",
+    )
+
+
+def _save(repl: Repl, rest: str) -> bool:
+    return _write_transcript(repl, rest, overwrite=False)
+
+
+def _save_over(repl: Repl, rest: str) -> bool:
+    return _write_transcript(repl, rest, overwrite=True)
+
+
+def _quit(repl: Repl, rest: str) -> bool:
+    return False
+
+
+def _write_transcript(repl: Repl, rest: str, overwrite: bool) -> bool:
+    if not rest:
+        raise SettingsError("/save needs the name of a file, such as /save talk.md")
+    path = Path(rest).expanduser()
+    save_transcript(path, repl.engine.name, repl.messages, overwrite)
+    return _note(repl, f"Saved in {path}.")
+
+
+def _current(repl: Repl, setting: Setting) -> object:
+    if setting.word == "draft-tokens":
+        return "auto" if repl.draft_tokens is None else repl.draft_tokens
+    if setting.home is Request:
+        asked = {"thinking": "auto" if repl.thinking is None else repl.thinking}
+        return asked.get(setting.word, _pairs(repl.template_args))
+    value: object = getattr(repl.params if setting.home is SamplingParams else repl.engine.config, setting.field)
+    return " ".join(repr(text) for text in value) if isinstance(value, tuple) else value
+
+
+def _pairs(template_args: dict[str, object]) -> str:
+    return " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in template_args.items())
+
+
+def _shown(value: object, otherwise: str) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return otherwise if value in (None, "") else str(value)
+
+
+def _note(repl: Repl, text: str) -> bool:
+    if repl.as_json:
+        repl.terminal.error_line(text)  # a script reads the answers alone
+    else:
+        repl.terminal.line(text, DIM)
+    return True
+
+
+COMMANDS = {
+    "help": SlashCommand("/help", "this list", _help),
+    "reset": SlashCommand("/reset", "forget the conversation", _reset),
+    "system": SlashCommand("/system TEXT", "set the system message; none takes it away", _system),
+    "draft": SlashCommand("/draft N|off|auto", "drafts a cycle", _draft),
+    "think": SlashCommand("/think on|off|auto", "whether the model reasons before it answers", _think),
+    "set": SlashCommand("/set NAME VALUE", "change a setting, such as temperature 0.7; alone, show them all", _set),
+    "stats": SlashCommand("/stats", "what the last answer cost, and the memory in use", _stats),
+    "save": SlashCommand("/save FILE", "write the conversation to a Markdown file", _save),
+    "save!": SlashCommand("/save! FILE", "the same, over a file that exists", _save_over),
+    "quit": SlashCommand("/quit", "leave", _quit),
+}

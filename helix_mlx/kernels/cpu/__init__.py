@@ -1,0 +1,1 @@
+"""The kernels for models on a CPU, compiled on first use."""

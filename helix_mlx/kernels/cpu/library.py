@@ -1,0 +1,158 @@
+"""The compiled CPU kernels: found in the cache or compiled on first use, tried, then used, or refused for a reason."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from helix_mlx.kernels.cpu.build import (
+    MODULE,
+    LibraryError,
+    Stamp,
+    Toolchain,
+    compile_library,
+    nanobind_version,
+    store,
+    stored,
+)
+
+Notice = Callable[[str], None]
+"""Is told, in one line, what takes a while or is not as it was wished."""
+
+
+@dataclass(frozen=True)
+class CpuLibrary:
+    """The kernels in memory.
+
+    `module` is the extension: its operations take and give MLX arrays, lazily.
+    """
+
+    module: Any
+    path: Path
+
+    @property
+    def form(self) -> str:
+        """The instruction set in use: "avx512", "avx2", "neon" or "portable"."""
+        return str(self.module.isa())
+
+    @property
+    def threads(self) -> int:
+        """Threads that share a product."""
+        return int(self.module.threads())
+
+    def set_threads(self, count: int | None) -> None:
+        """Share products between so many threads; None takes the cores that this process may use."""
+        self.module.set_threads(count or 0)
+
+
+def load_library(
+    notice: Notice | None = None, *, folder: Path | None = None, toolchain: Toolchain | None = None
+) -> CpuLibrary:
+    """The CPU kernels, from the cache or compiled now.
+
+    Args:
+        notice: is told when it compiles, which takes seconds.
+        folder: the cache; None takes the user's. One that cannot be written is done without.
+        toolchain: what to compile with; None takes what this machine has.
+
+    Raises:
+        LibraryError: they cannot be had; the message says why.
+    """
+    notice = notice or (lambda _: None)
+    folder = folder or cache_folder()
+    stamp = Stamp.current(toolchain.nanobind_version if toolchain else nanobind_version())
+    path = stored(stamp, folder)
+    if path is not None:
+        return _tried(path, stamp)
+    toolchain = toolchain or Toolchain.find()
+    notice(f"Compiling the CPU kernels for this machine with {toolchain.compiler}; this happens once.")
+    try:
+        with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
+            compiled = compile_library(toolchain, Path(temporary))
+            path = store(stamp, compiled, folder)
+            if path is None:
+                notice(f"{folder} cannot be written, so the CPU kernels will be compiled again next time.")
+            return _tried(path or compiled, stamp)
+    except OSError as error:
+        raise LibraryError(f"there is no room to compile: {' '.join(str(error).split())[:200]}") from error
+
+
+def cache_folder(what: str = "cpu-kernels") -> Path:
+    """Where what was made for this machine is kept for this user; without a home, a folder that cannot be."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path(os.devnull)  # never a shared folder: whoever writes there could have us load anything
+    caches = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
+    return caches / "helix-mlx" / what
+
+
+def _tried(path: Path, stamp: Stamp) -> CpuLibrary:
+    """Load a library and let it do each of its small operations once.
+
+    Raises:
+        LibraryError: it does not load, or does not agree with MLX.
+    """
+    try:
+        module = _imported(path)
+    except ImportError as error:
+        raise LibraryError(f"the compiled library does not load: {' '.join(str(error).split())[:200]}") from error
+    smoke_test(module, stamp)
+    return CpuLibrary(module, path)
+
+
+@cache
+def _imported(path: Path) -> Any:
+    """The extension module of a file; a process has each at most once."""
+    spec = spec_from_loader(MODULE, ExtensionFileLoader(MODULE, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def smoke_test(module: Any, stamp: Stamp) -> None:
+    """See that a library's operations are MLX's own.
+
+    Raises:
+        LibraryError: one is not, or MLX's arrays mean nothing to the library.
+    """
+    with mx.stream(mx.cpu):
+        x = mx.arange(64, dtype=mx.float32).reshape(1, 64) / 64
+        weight, frequencies = mx.arange(64, dtype=mx.float32) / 32, 0.5 ** mx.arange(32, dtype=mx.float32)
+        codes, scales, biases = mx.quantize(mx.arange(512, dtype=mx.float32).reshape(8, 64) % 13, 64, 4)
+        heads, periods = x[None, None], 1 / frequencies
+        expected = {
+            "quantized_matmul": mx.quantized_matmul(x, codes, scales, biases, group_size=64, bits=4),
+            "embedding": mx.dequantize(codes, scales, biases, group_size=64, bits=4)[3:5],
+            "rms_norm": mx.fast.rms_norm(x, weight, 1e-5),
+            "rope": mx.fast.rope(heads, 64, traditional=False, base=None, scale=1.0, offset=9, freqs=periods),
+        }
+        operands = {
+            "quantized_matmul": (x, codes, scales, biases, 64, 4),
+            "embedding": (mx.array([3, 4]), codes, scales, biases, 64, 4),
+            "rms_norm": (x, weight, 1e-5),
+            "rope": (heads, 9, frequencies, False, 1.0),
+        }
+        for name, ours in operands.items():
+            try:
+                agrees = mx.allclose(getattr(module, name)(*ours), expected[name], rtol=1e-4, atol=1e-4).item()
+            except (TypeError, AttributeError) as error:
+                raise LibraryError(
+                    f"nanobind {stamp.nanobind} does not fit mlx {stamp.mlx}; run: pip install 'helix-mlx[cpu]'"
+                ) from error
+            except (RuntimeError, ValueError) as error:
+                raise LibraryError(f"the compiled library fails: {' '.join(str(error).split())[:200]}") from error
+            if not agrees:
+                raise LibraryError(f"the compiled library's {name} is not MLX's; please report this")
