@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -69,28 +68,26 @@ class Receipt:
 
     def to_json(self) -> dict[str, Any]:
         """The whole file."""
-        return {
-            "format": FORMAT,
-            "what": "helix-mlx bench",
-            "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "complete": self.complete,
-            "synthetic": self.synthetic,
-            "command": self.command,
-            "settings": self.settings,
-            "machine": machine(),
-            "versions": {"helix-mlx": __version__, **{name: metadata.version(name) for name in PACKAGES}},
-            "pair": self.pair,
-            "asked": [asdict(line) for line in self.asked],
-            **self.parts,
-        }
+        parts = {"complete": self.complete, "synthetic": self.synthetic, "pair": self.pair, **self.parts}
+        return document(self.command, self.settings, parts, self.asked)
 
-    def write(self, file: Path) -> None:
-        """Write it beside and rename.
 
-        Raises:
-            ReceiptError: it cannot be written.
-        """
-        write_beside(file, (json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
+def document(
+    command: str, settings: Mapping[str, Any], parts: Mapping[str, Any], asked: Iterable[Asked]
+) -> dict[str, Any]:
+    """A receipt, ready for JSON: what ran where, in which versions, and every figure."""
+    return {
+        "format": FORMAT,
+        "what": "helix-mlx bench",
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "complete": True,
+        "command": command,
+        "settings": dict(settings),
+        "machine": machine(),
+        "versions": {"helix-mlx": __version__, **{name: metadata.version(name) for name in PACKAGES}},
+        "asked": [asdict(line) for line in asked],
+        **parts,
+    }
 
 
 def machine() -> dict[str, Any]:

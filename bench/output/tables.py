@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import click
 
@@ -62,9 +59,3 @@ class Spread:
 
     def __str__(self) -> str:
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-
-def write_json(file: Path | None, figures: Any, found: Iterable[Asked]) -> None:
-    """Keep every figure, where a file was named."""
-    if file is not None:
-        file.write_text(json.dumps({"figures": figures, "asked": [asdict(line) for line in found]}, indent=1))

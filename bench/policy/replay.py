@@ -1,6 +1,6 @@
 """A pair's own texts, with how many drafts are kept at each position, through the controller: without a clock.
 
-    python -m helix_mlx.bench.policy.replay [--write FILE | --read FILE] [--ladder m4-pro]
+    helix-mlx bench replay [--write FILE | --read FILE] [--ladder m4-pro]
 
 At temperature 0, or with a seed, the text is the same whoever drafts it. So at each of its positions there is one
 answer to how many drafts of the model would be kept, which is recorded once; what n-grams have to offer is looked up
@@ -23,7 +23,8 @@ from typing import Any
 import click
 
 from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, filled
-from helix_mlx.bench.output.tables import Asked, show_all, table, write_json
+from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.bench.policy.simulation import NOISE, ladders
 from helix_mlx.bench.suite.arms import NGRAM_LENGTH, Ask, helix_arm
 from helix_mlx.bench.suite.latency import NEAR_BEST, NEVER_BELOW
@@ -234,7 +235,7 @@ def show(found: list[Found]) -> list[Asked]:
     ]
 
 
-@click.command()
+@measurement
 @click.option("--pair", "name", default="tiny", show_default=True, help="A named pair.")
 @click.option("--repeats", default=6, show_default=True, type=click.IntRange(1), help="Prompts of each workload.")
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
@@ -243,8 +244,7 @@ def show(found: list[Found]) -> list[Asked]:
 @click.option("--draft-cost", default=0.1, show_default=True, help="With --ladder: a draft step, in target passes.")
 @click.option("--write", "written", type=click.Path(path_type=Path), help="Keep the recording.")
 @click.option("--read", "read", type=click.Path(path_type=Path, exists=True), help="Play one that was kept.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(name: str, repeats: int, max_tokens: int, times: int, json_file: Path | None, **options: Any) -> None:
+def main(name: str, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
     """Real drafts in modelled time: auto beside plain decoding and every fixed draft length."""
     read, ladder_name = options["read"], options["ladder_name"]
     known = ladders(options["draft_cost"])
@@ -268,9 +268,4 @@ def main(name: str, repeats: int, max_tokens: int, times: int, json_file: Path |
     )
     found = judge(recording, [play(recording, ladder, seed) for seed in range(times)])
     asked = show(found)
-    show_all(asked)
-    write_json(json_file, [asdict(f) for f in found], asked)
-
-
-if __name__ == "__main__":
-    main()
+    return [asdict(f) for f in found], asked

@@ -1,6 +1,6 @@
 """Traces of acceptance through the draft-length controller, on any cost ladder: a model, not a measurement.
 
-python -m helix_mlx.bench.policy.simulation [--draft-cost 0.1] [--tokens 2000] [--json FILE]
+helix-mlx bench simulation [--draft-cost 0.1] [--tokens 2000] [--json FILE]
 
 A trace tells for each position of a text how likely its draft is kept. The controller sees what was kept, never the
 trace. It is compared with plain decoding, with every fixed draft length, and with the best of those in hindsight.
@@ -8,7 +8,6 @@ trace. It is compared with plain decoding, with every fixed draft length, and wi
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from helix_mlx.bench.output.command import Measured, measurement
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.cost_model import CostModel, CostTable
@@ -134,12 +134,11 @@ def compare(trace: Trace, ladder: CostTable, seed: int) -> dict[str, float]:
     return speeds
 
 
-@click.command()
+@measurement
 @click.option("--draft-cost", default=0.1, show_default=True, help="A draft step, in target passes of one row.")
 @click.option("--tokens", default=2000, show_default=True, help="Length of a text.")
 @click.option("--seeds", default=8, show_default=True, help="Texts a trace.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(draft_cost: float, tokens: int, seeds: int, json_file: Path | None) -> None:
+def main(draft_cost: float, tokens: int, seeds: int) -> Measured:
     """What the controller would gain on Macs that others measured: a model, not a measurement."""
     click.echo(f"A model, not a measurement. A draft step costs {draft_cost} of a target pass of one row.")
     rows = []
@@ -155,10 +154,5 @@ def main(draft_cost: float, tokens: int, seeds: int, json_file: Path | None) -> 
                 f"{kind:14} {auto:6.2f} {plain:6.2f} {speeds[best]:5.2f}@{best} {auto / plain:9.3f} "
                 f"{auto / speeds[best]:8.3f}"
             )
-    if json_file is not None:
-        ladder_data = {name: asdict(ladder) for name, ladder in ladders(draft_cost).items()}
-        json_file.write_text(json.dumps({"model": True, "ladders": ladder_data, "rows": rows}, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    tables = {name: asdict(ladder) for name, ladder in ladders(draft_cost).items()}
+    return {"model": True, "ladders": tables, "rows": rows}, []

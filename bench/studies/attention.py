@@ -1,6 +1,6 @@
 """Attention by our CPU kernel, beside the form that gathers and beside mlx-lm's contiguous cache.
 
-    python -m helix_mlx.bench.studies.attention [--context 2048] [--rows 5] [--json FILE]
+    helix-mlx bench attention [--context 2048] [--rows 5] [--out FILE]
 
 The shapes are TinyLlama's: 32 query heads, 4 heads of keys and values, 64 wide. Every arm writes its rows first, as
 a model does: ours into the tail, mlx-lm's into its cache. The arms take turns, and the medians are of one run.
@@ -8,12 +8,10 @@ a model does: ours into the tail, mlx-lm's into its cache. The arms take turns, 
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +20,7 @@ import numpy as np
 from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import KVCache
 
+from helix_mlx.bench.output.command import Measured, measurement
 from helix_mlx.kernels.cpu import attention
 from helix_mlx.kernels.cpu.library import CpuLibrary, load_library
 from helix_mlx.kernels.paged_attention import Stored
@@ -126,13 +125,12 @@ def times(arms: dict[str, Callable[[], mx.array]], repeats: int) -> dict[str, li
     return found
 
 
-@click.command()
+@measurement
 @click.option("--context", default=2048, show_default=True, help="Positions, the rows among them.")
 @click.option("--rows", default=5, show_default=True, help="Rows of the pass.")
 @click.option("--repeats", default=30, show_default=True, help="Times each arm runs.")
 @click.option("--threads", type=int, help="Threads of the kernel; all cores where it is not given.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(context: int, rows: int, repeats: int, threads: int | None, json_file: Path | None) -> None:
+def main(context: int, rows: int, repeats: int, threads: int | None) -> Measured:
     """Print the median time of each arm, how often the kernel goes into it, and each arm's error."""
     mx.set_default_device(mx.cpu)
     mx.random.seed(0)
@@ -155,10 +153,5 @@ def main(context: int, rows: int, repeats: int, threads: int | None, json_file: 
         click.echo(
             f"{name:>20}: {middle * 1e3:8.3f} ms, {middle / first:6.1f} times the kernel, error {errors[name]:.1e}"
         )
-    if json_file is not None:
-        settings: dict[str, Any] = {"context": context, "rows": rows, "form": library.form, "threads": library.threads}
-        json_file.write_text(json.dumps({**settings, "seconds": taken, "errors": errors}, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    kernel = {"form": library.form, "threads": library.threads}
+    return {"context": context, "rows": rows, **kernel, "seconds": taken, "errors": errors}, []

@@ -1,6 +1,6 @@
 """How many sequences a KV budget holds at once, and how much of what they hold is in vain: a replay without a model.
 
-    python -m helix_mlx.bench.studies.capacity [--quick] [--seed 0] [--json FILE]
+    helix-mlx bench capacity [--quick] [--seed 0] [--out FILE]
 
 The page allocator, the block tables, the prefix cache and the scheduler are the engine's own; the jobs only count. A
 queue that is never empty waits for a budget of so many positions, tails included: what `max_sequences` tails take is
@@ -20,12 +20,12 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import click
 import numpy as np
 
-from helix_mlx.bench.output.tables import Asked, show_all, table, write_json
+from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.engine.execution.cycle import tail_slots
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
 from helix_mlx.paging.block_table import BlockTable
@@ -326,12 +326,11 @@ def lines(case: Case, lengths: np.ndarray, ours: Found, theirs: Found) -> list[l
     return rows
 
 
-@click.command()
+@measurement
 @click.option("--quick", is_flag=True, help="A quarter of the budget and fewer steps.")
 @click.option("--reservations", type=int, help="The budget, in longest contexts.  [default: 64, quick 16]")
 @click.option("--seed", default=0, show_default=True, help="Of the lengths.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(quick: bool, reservations: int | None, seed: int, json_file: Path | None) -> None:
+def main(quick: bool, reservations: int | None, seed: int) -> Measured:
     """Print how many sequences run at once in a fixed KV budget, and the share held in vain."""
     budget = (reservations or (16 if quick else 64)) * LONGEST
     figures, shown, found = [], [], []
@@ -363,9 +362,4 @@ def main(quick: bool, reservations: int | None, seed: int, json_file: Path | Non
         "read again (of emitted)",
     ]
     table(heads, shown)
-    show_all(found)
-    write_json(json_file, figures, found)
-
-
-if __name__ == "__main__":
-    main()
+    return figures, found

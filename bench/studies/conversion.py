@@ -1,6 +1,6 @@
 """Memory and time of converting a checkpoint of TinyLlama's shape, beside `mlx_lm.convert`.
 
-    python -m helix_mlx.bench.studies.conversion [--repeats 3] [--json FILE]
+    helix-mlx bench conversion [--repeats 3] [--out FILE]
 
 A random checkpoint in several files is written first and removed afterwards (3 GB of disk). Each conversion runs in a
 process of its own, in turn; its memory is the most that the process ever held, less what it held before it began.
@@ -24,7 +24,8 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
-from helix_mlx.bench.output.tables import Asked, show_all, table, write_json
+from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.bench.suite.kernels import TINYLLAMA
 
 SHAPE: dict[str, Any] = {**TINYLLAMA, "torch_dtype": "bfloat16"}
@@ -98,10 +99,9 @@ def convert(name: str, source: Path, out: Path) -> dict[str, float]:
     return found
 
 
-@click.command()
+@measurement
 @click.option("--repeats", default=3, show_default=True, help="Conversions of each side, in turn.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(repeats: int, json_file: Path | None) -> None:
+def main(repeats: int) -> Measured:
     """Print what converting takes."""
     with tempfile.TemporaryDirectory(prefix="helix-mlx-conversion-") as temporary:
         folder = Path(temporary)
@@ -134,9 +134,4 @@ def main(repeats: int, json_file: Path | None) -> None:
         Asked("peak memory", f"below {bound / 1e6:.0f} MB", f"{most / 1e6:.0f} MB", most < bound),
         Asked("seconds, by mlx-lm's", "at most 1", f"{ratio:.2f}", ratio <= 1.0),
     ]
-    show_all(found)
-    write_json(json_file, figures, found)
-
-
-if __name__ == "__main__":
-    main()
+    return figures, found

@@ -1,6 +1,6 @@
 """What distilling gains an under-trained draft of the built-in pair, and how long it takes.
 
-    python -m helix_mlx.bench.studies.distillation [--prompts 200] [--steps 20] [--json FILE]
+    helix-mlx bench distillation [--prompts 200] [--steps 20] [--out FILE]
 
 A draft of the built-in shape is trained for a few steps, joined with the built-in target by `helix-mlx convert`, and
 taught by `helix-mlx convert distill`, each as a command of its own, as a user would run it. Acceptance is that of real
@@ -20,7 +20,8 @@ from typing import Any
 import click
 
 from helix_mlx import models
-from helix_mlx.bench.output.tables import Asked, show_all, table, write_json
+from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.tables import Asked, table
 
 GAIN, MINUTES = 0.10, 10.0
 HELIX = ("-c", "from helix_mlx.cli.app import main; main()")
@@ -38,14 +39,13 @@ def program(*words: str) -> str:
     return ended.stdout
 
 
-@click.command()
+@measurement
 @click.option(
     "--prompts", default=200, show_default=True, type=click.IntRange(16), help="To teach it on, and to measure."
 )
 @click.option("--steps", default=20, show_default=True, help="Of the training that is too short.")
 @click.option("--teach", default="full", show_default=True, help="As of `convert distill`.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures.")
-def main(prompts: int, steps: int, teach: str, json_file: Path | None) -> None:
+def main(prompts: int, steps: int, teach: str) -> Measured:
     """Make an under-trained pair, distil it, and show what that gained."""
     with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
         folder = Path(temporary)
@@ -69,7 +69,7 @@ def main(prompts: int, steps: int, teach: str, json_file: Path | None) -> None:
         report = json.loads(program(*HELIX, "convert", "distill", *words))
         seconds = time.perf_counter() - began
     asked = show(report, seconds)
-    write_json(json_file, {"seconds": seconds, **report}, asked)
+    return {"seconds": seconds, **report}, asked
 
 
 def show(report: dict[str, Any], seconds: float) -> list[Asked]:
@@ -87,9 +87,4 @@ def show(report: dict[str, Any], seconds: float) -> list[Asked]:
         Asked("gain of acceptance, at the temperature with the least", f">= {GAIN}", f"{worst:.3f}", worst >= GAIN),
         Asked("minutes of the distillation", f"< {MINUTES:g}", f"{minutes:.1f}", minutes < MINUTES),
     ]
-    show_all(asked)
     return asked
-
-
-if __name__ == "__main__":
-    main()

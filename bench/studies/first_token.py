@@ -1,6 +1,6 @@
 """The time to the first token of a conversation: cold, asked again, and in its second turn.
 
-    python -m helix_mlx.bench.studies.first_token [--context 1000] [--quick] [--json FILE]
+    helix-mlx bench first-token [--context 1000] [--quick] [--out FILE]
 
 A random pair, since what is read again is a matter of counting. The target is of the built-in pair's width, with a
 longer context. Cold is a conversation that the engine has not seen; the exact repeat is the same once more; the second
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import click
 import numpy as np
 
 from helix_mlx.bench.fixtures.models import small_pair
-from helix_mlx.bench.output.tables import Asked, Spread, show_all, table, write_json
+from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.tables import Asked, Spread, table
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
 
@@ -77,11 +77,10 @@ def show(seen: dict[str, list[Seen]]) -> None:
     table(["", "prompt", "new", "read", "found", "read by the draft", "first token, ms", "by cold"], rows)
 
 
-@click.command()
+@measurement
 @click.option("--context", default=1000, show_default=True, help="Tokens of the conversation.")
 @click.option("--quick", is_flag=True, help="Fewer repeats.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(context: int, quick: bool, json_file: Path | None) -> None:
+def main(context: int, quick: bool) -> Measured:
     """Print what is read, and the time to the first token, of a conversation cold, again and in its second turn."""
     seen: dict[str, list[Seen]] = defaultdict(list)
     config = EngineConfig()
@@ -100,9 +99,4 @@ def main(context: int, quick: bool, json_file: Path | None) -> None:
         ),
         Asked("second turn, tokens read beyond the new message", f"fewer than {BEYOND}", f"{beyond}", beyond < BEYOND),
     ]
-    show_all(found)
-    write_json(json_file, {name: [asdict(each) for each in row] for name, row in seen.items()}, found)
-
-
-if __name__ == "__main__":
-    main()
+    return {name: [asdict(each) for each in row] for name, row in seen.items()}, found

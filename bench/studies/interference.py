@@ -1,6 +1,6 @@
 """A running stream while a long prompt arrives: what is read between two of its tokens.
 
-    python -m helix_mlx.bench.studies.interference [--prompt 4000] [--quick] [--json FILE]
+    helix-mlx bench interference [--prompt 4000] [--quick] [--out FILE]
 
 A random pair with a long context. The runner is driven step by step, as the engine's thread does it, so that every
 count belongs to a known gap of the stream. Two arms, each alone: with the default chunk, and with a chunk that holds
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import click
 import numpy as np
 
 from helix_mlx.bench.fixtures.models import small_pair
-from helix_mlx.bench.output.tables import Asked, show_all, table, write_json
+from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.scheduling.sequence import Sequence
@@ -132,11 +132,10 @@ def row(trace: Trace) -> list[object]:
     ]
 
 
-@click.command()
+@measurement
 @click.option("--prompt", default=4000, show_default=True, help="Tokens of the prompt that arrives.")
 @click.option("--quick", is_flag=True, help="One run of each arm instead of three.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(prompt: int, quick: bool, json_file: Path | None) -> None:
+def main(prompt: int, quick: bool) -> Measured:
     """Print the gaps of a running stream while a long prompt arrives, with chunks and without."""
     chunk = EngineConfig().prefill_chunk
     pair = small_pair(prompt + 4096)
@@ -152,9 +151,4 @@ def main(prompt: int, quick: bool, json_file: Path | None) -> None:
     found = [
         Asked("tokens read between two of the stream's", f"at most a chunk, {chunk}", f"{most}", most <= chunk + 1)
     ]
-    show_all(found)
-    write_json(json_file, [asdict(trace) for trace in traces], found)
-
-
-if __name__ == "__main__":
-    main()
+    return [asdict(trace) for trace in traces], found

@@ -1,6 +1,6 @@
 """The time of a cycle in a small and in a large page pool: it has to be the same.
 
-    python -m helix_mlx.bench.studies.pool_size [--pages 64 --pages 64000]
+    helix-mlx bench pool-size [--pages 64 --pages 64000]
 
 A store whose writes copied the pool would show here at once: its cycle would take longer by the time of a copy.
 """
@@ -12,6 +12,7 @@ import time
 
 import click
 
+from helix_mlx.bench.output.command import Measured, measurement
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.engine.memory import DEFAULT_CONTEXT
@@ -31,13 +32,13 @@ def cycle_times(engine: Engine, max_tokens: int) -> list[float]:
     return times
 
 
-@click.command()
+@measurement
 @click.option("--pair", default="tiny", show_default=True, help="A pair of `helix-mlx pairs`.")
 @click.option("--pages", multiple=True, default=(64, 64_000), show_default=True, help="Pool sizes to compare.")
 @click.option("--page-size", default=4, show_default=True, help="Positions in a page; small pages commit often.")
 @click.option("--repeats", default=5, show_default=True, help="Answers from each pool, in turn.")
 @click.option("--lookahead", default=0, show_default=True, help="Cycles enqueued before one is read.")
-def main(pair: str, pages: tuple[int, ...], page_size: int, repeats: int, lookahead: int) -> None:
+def main(pair: str, pages: tuple[int, ...], page_size: int, repeats: int, lookahead: int) -> Measured:
     """Print the median time of a cycle for each pool size."""
     with load(pair) as engine:
         models = [engine.pair.target.layers] + ([engine.pair.draft.layers] if engine.pair.draft else [])
@@ -63,7 +64,4 @@ def main(pair: str, pages: tuple[int, ...], page_size: int, repeats: int, lookah
             f"{count:>7,} pages ({engine.memory().bytes / 1e6:8.1f} MB): {middle * 1e3:6.2f} ms a cycle, "
             f"ratio {middle / first:.2f}, {len(row)} cycles"
         )
-
-
-if __name__ == "__main__":
-    main()
+    return [{"pages": count, "seconds": row} for count, row in zip(pages, times, strict=True)], []

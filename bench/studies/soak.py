@@ -1,6 +1,6 @@
 """Minutes of random load on a small random pair, and what has to be so at the end.
 
-    python -m helix_mlx.bench.studies.soak [--minutes 20] [--seed 0] [--quick] [--json FILE]
+    helix-mlx bench soak [--minutes 20] [--seed 0] [--quick] [--out FILE]
 
 Requests arrive in bursts and singly, long and short, some with a common beginning, at any temperature, with seeds and
 without, with drafts and without, of any priority, with one answer or several; some are cancelled. The pool holds fewer
@@ -8,7 +8,7 @@ pages than they want, so that there is preemption. Some are read chunk by chunk 
 
 At the end memory has not grown, no page is held, `close()` has returned at once in the midst of work, no thread is
 left, and a sample of greedy and seeded answers is what the same request gets alone, without a draft or a prefix cache.
-The exit code is 1 where anything of that is not so.
+With `--check` the exit code is 1 where anything of that is not so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import click
 import mlx.core as mx
 
 from helix_mlx.bench.fixtures.models import pair_of, random_llama
-from helix_mlx.bench.output.tables import Asked, show_all, write_json
+from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.tables import Asked
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.handle import Handle
@@ -320,12 +321,11 @@ def judge(outcome: Outcome, held: int, preempted: int, differ: int) -> list[Aske
     return found
 
 
-@click.command()
+@measurement
 @click.option("--minutes", type=float, help="How long.  [default: 20, quick 0.5]")
 @click.option("--seed", default=0, show_default=True, help="Of the load.")
 @click.option("--quick", is_flag=True, help="Half a minute.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(minutes: float | None, seed: int, quick: bool, json_file: Path | None) -> None:
+def main(minutes: float | None, seed: int, quick: bool) -> Measured:
     """Load an engine at random, and see that nothing is lost or left."""
     before = set(threading.enumerate())
     pair = make_pair()
@@ -346,10 +346,4 @@ def main(minutes: float | None, seed: int, quick: bool, json_file: Path | None) 
     for error in sorted(set(outcome.errors)):
         click.echo(f"error, {outcome.errors.count(error)} times: {error}")
     figures: dict[str, Any] = {"memory": [vars(each) for each in outcome.memory], "metrics": metrics.to_json()}
-    met = show_all(found)
-    write_json(json_file, figures, found)
-    raise SystemExit(0 if met else 1)
-
-
-if __name__ == "__main__":
-    main()
+    return figures, found

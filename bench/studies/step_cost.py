@@ -1,6 +1,6 @@
 """A decoding step over pages, beside the same batch in mlx-lm's own contiguous batch cache.
 
-    python -m helix_mlx.bench.studies.step_cost [--quick] [--repeats N] [--json FILE]
+    helix-mlx bench step-cost [--quick] [--repeats N] [--out FILE]
 
 One model of TinyLlama's width, random weights, 4 bits; both sides run the same object, so the same products. A step of
 Helix is `Runner.step`: the schedule, a cycle of K = 0 for the whole batch, the tokens on the host, each taken into its
@@ -20,7 +20,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import click
@@ -31,7 +30,8 @@ from mlx_lm.models.cache import BatchKVCache
 from mlx_lm.sample_utils import make_sampler
 
 from helix_mlx.bench.fixtures.models import pair_of, random_llama
-from helix_mlx.bench.output.tables import Asked, Spread, show_all, table, write_json
+from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.tables import Asked, Spread, table
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.execution.cycle import Models
 from helix_mlx.engine.execution.runner import Runner
@@ -271,13 +271,12 @@ def whole_table(pair: Pair, batches: Seq[int], repeats: int, lookahead: int | No
     return rows
 
 
-@click.command()
+@measurement
 @click.option("--quick", is_flag=True, help="Smaller models and fewer blocks.")
 @click.option("--repeats", type=click.IntRange(1), help="Blocks a side  [default: 6; without kernels 3]")
 @click.option("--lookahead", type=int, help="Cycles ahead of the reading.")
 @click.option("--kernels", type=click.Choice(["both", "on", "off"]), default="both", show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(quick: bool, repeats: int | None, lookahead: int | None, kernels: str, json_file: Path | None) -> None:
+def main(quick: bool, repeats: int | None, lookahead: int | None, kernels: str) -> Measured:
     """Print the time of a decoding step over pages and in mlx-lm's batch cache."""
     rows: list[Row] = []
     if kernels != "off":
@@ -300,9 +299,4 @@ def main(quick: bool, repeats: int | None, lookahead: int | None, kernels: str, 
         )
         for row in rows
     ]
-    show_all(found)
-    write_json(json_file, [vars(row) for row in rows], found)
-
-
-if __name__ == "__main__":
-    main()
+    return [vars(row) for row in rows], found

@@ -1,6 +1,6 @@
 """Drafts kept and time to first token, beside mlx-lm's own speculation on the same pair and prompts.
 
-    python -m helix_mlx.bench.suite.beside_mlx_lm [--pair tiny] [--draft-tokens 4] [--json FILE]
+    helix-mlx bench beside-mlx-lm [--pair tiny] [--draft-tokens 4] [--out FILE]
 
 Both sides draw their own tokens, so at a temperature above 0 the texts differ; each arm runs every prompt several
 times, in turn with the other, and stops where its own answer ends.
@@ -8,11 +8,9 @@ times, in turn with the other, and stops where its own answer ends.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +19,7 @@ from mlx_lm.generate import speculative_generate_step
 from mlx_lm.sample_utils import make_sampler
 
 from helix_mlx.bench.fixtures.prompts import Prompt, mixed_prompts
+from helix_mlx.bench.output.command import Measured, measurement
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.request import SamplingParams
@@ -100,13 +99,12 @@ def compare(
     return theirs, ours
 
 
-@click.command()
+@measurement
 @click.option("--pair", default="tiny", show_default=True, help="A pair of `helix-mlx pairs`.")
 @click.option("--draft-tokens", default=4, show_default=True, help="Drafts a cycle, on both sides.")
 @click.option("--repeats", default=3, show_default=True, help="Times each prompt is answered.")
 @click.option("--max-tokens", default=64, show_default=True, help="Longest answer.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(pair: str, draft_tokens: int, repeats: int, max_tokens: int, json_file: Path | None) -> None:
+def main(pair: str, draft_tokens: int, repeats: int, max_tokens: int) -> Measured:
     """Compare with mlx-lm's speculation at temperatures 0, 0.8 and 1."""
     arms: list[Arm] = []
     # The same prompts at every temperature, and mlx-lm reads each of them anew: so does Helix here.
@@ -122,9 +120,4 @@ def main(pair: str, draft_tokens: int, repeats: int, max_tokens: int, json_file:
                 f"ratio {ours.acceptance / max(theirs.acceptance, 1e-9):.2f};  "
                 f"first token  mlx-lm {first[0]:.1f} ms  helix {first[1]:.1f} ms  paired ratio {paired:.2f}"
             )
-    if json_file is not None:
-        json_file.write_text(json.dumps([asdict(arm) for arm in arms], indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    return [asdict(arm) for arm in arms], []

@@ -7,13 +7,11 @@ All figures of a table come from one run, are medians of interleaved repeats, an
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from typing import Any
 
 import mlx.core as mx
@@ -24,9 +22,9 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import llama
 from mlx_lm.models.cache import make_prompt_cache
 
-from helix_mlx.bench.output.tables import Asked, show_all
+from helix_mlx.bench.output.tables import Asked
 from helix_mlx.kernels.cpu.layers import replace_layers
-from helix_mlx.kernels.cpu.library import CpuLibrary, load_library
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.quantized_matmul import quantized_matmul
 
 INPUTS, OUTPUTS, GROUP_SIZE, BITS = 2048, 5632, 64, 4
@@ -201,23 +199,3 @@ def whole_model(library: CpuLibrary, repeats: int) -> list[Asked]:
         aim("decoding, times as fast as mlx-lm", speed["ours"] / speed["mlx"], 18),
         aim("5 rows, times the time of 1", taken["ours 5"] / taken["ours 1"], 2.2, most=True),
     ]
-
-
-def main(arguments: Iterable[str] | None = None) -> None:
-    """Run it from the command line."""
-    parser = argparse.ArgumentParser(description="What the CPU kernels are worth here.")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--skip-model", action="store_true")
-    options = parser.parse_args(None if arguments is None else list(arguments))
-    mx.set_default_device(mx.cpu)
-    library = load_library(print)
-    chip = mx.device_info().get("device_name")
-    print(f"mlx {metadata.version('mlx')}, {chip}, {library.form}, {library.threads} threads")
-    _, found = products(library, options.repeats)
-    if not options.skip_model:
-        found += whole_model(library, max(3, options.repeats // 3))
-    show_all(found)
-
-
-if __name__ == "__main__":
-    main()

@@ -172,6 +172,8 @@ def run_kernels(run: Run) -> None:
         figures, found = kernels.products(library, run.scope.repeats or (3 if run.scope.quick else 9))
         run.receipt.parts["kernels"] = figures
         run.receipt.ask(found)
+        if not run.scope.quick:
+            run.receipt.ask(kernels.whole_model(library, max(3, (run.scope.repeats or 9) // 3)))
     run.progress(1, 1)
 
 

@@ -15,20 +15,18 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 
-from helix_mlx.bench.fixtures.prompts import mixed_prompts
-from helix_mlx.bench.output.tables import Asked, Spread, show_all, table, write_json
+from helix_mlx.bench.output.tables import Asked, Spread, table
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.engine import Engine, load
+from helix_mlx.engine.engine import Engine
 from helix_mlx.models.pair import Pair
 
 Answers = list[list[int]]
@@ -141,40 +139,3 @@ def judge(rows: dict[str, Row]) -> list[Asked]:
     found.append(Asked(f"{at_once} at once, with a draft, by mlx-lm", "above 1", str(theirs), theirs.median > 1))
     found.append(Asked(f"{at_once} at once, with a draft, by none", "above 1", str(ratio), ratio.median > 1))
     return found
-
-
-@click.command()
-@click.option("--pair", default="tiny", show_default=True, help="A pair of `helix-mlx pairs`.")
-@click.option("--quick", is_flag=True, help="Fewer repeats, and shorter answers.")
-@click.option("--repeats", type=int, help="Halves of the prompts, arms in turn.  [default: 6, quick 2]")
-@click.option("--at-once", multiple=True, type=int, default=AT_ONCE, show_default=True, help="Requests that run.")
-@click.option("--max-tokens", type=int, help="Longest answer.  [default: 48, quick 32]")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every figure to a file.")
-def main(
-    pair: str,
-    quick: bool,
-    repeats: int | None,
-    at_once: tuple[int, ...],
-    max_tokens: int | None,
-    json_file: Path | None,
-) -> None:
-    """Print the median tokens a second of each arm, with several numbers of requests at once."""
-    found: list[Asked] = []
-    figures: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        theirs = stack.enter_context(load(pair, config=EngineConfig(cpu_kernels="off")))
-        ours = stack.enter_context(load(pair))
-        prompts = [prompt.tokens(ours) for prompt in mixed_prompts()]
-        most = max_tokens or (32 if quick else 48)
-        for count in at_once:
-            with arms(ours.pair, theirs.pair, count) as named:
-                rows = measure(named, count, prompts, most, repeats or (2 if quick else 6))
-            show(rows)
-            found += judge(rows)
-            figures += [{"at_once": count, "arm": row.name, "tokens_per_s": row.tokens_per_s} for row in rows.values()]
-    show_all(found)
-    write_json(json_file, figures, found)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,56 +1,155 @@
-"""`helix-mlx bench`: what speculation is worth on this machine, beside mlx-lm, with a receipt."""
+"""`helix-mlx bench`: what speculation is worth on this machine, and every other measurement, with a receipt."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext, redirect_stdout
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
+from helix_mlx.cli.console.group import Group
 from helix_mlx.cli.console.interrupt import INTERRUPTED
 from helix_mlx.cli.console.progress import ProgressBar, ticking
-from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal
+from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal, aligned
 from helix_mlx.config import CPU_KERNELS
 from helix_mlx.errors import SettingsError
 
-PARTS = ("latency", "throughput", "memory", "exactness", "acceptance", "kernels")
+PARTS = {
+    "latency": "One answer at a time, on six workloads: mlx-lm, plain, every draft length, auto.",
+    "throughput": "Several requests at once, beside mlx-lm's batches.",
+    "memory": "How many answers a fixed amount of KV memory holds.",
+    "exactness": "Whether drafts change any token.",
+    "acceptance": "How many drafts are kept, by workload.",
+    "kernels": "What the parts of a cycle cost, and the CPU's kernels beside MLX's.",
+}
+"""The suite, in the order in which it runs."""
+MEASUREMENTS = {
+    "beside-mlx-lm": ("suite.beside_mlx_lm", "Drafts kept and first token, beside mlx-lm's own speculation."),
+    "first-token": ("studies.first_token", "The first token: cold, repeated, and of a second turn."),
+    "interference": ("studies.interference", "How long a long prompt delays a running answer."),
+    "step-cost": ("studies.step_cost", "A decoding step over pages, beside mlx-lm's batch cache."),
+    "pool-size": ("studies.pool_size", "Whether a larger pool makes a cycle slower."),
+    "capacity": ("studies.capacity", "Answers at once in a fixed memory: pages, padding, reservations."),
+    "attention": ("studies.attention", "The CPU's attention kernel beside gathering and mlx-lm's."),
+    "conversion": ("studies.conversion", "Seconds and memory of a conversion, beside mlx-lm's."),
+    "distillation": ("studies.distillation", "What teaching a draft its target's answers gains."),
+    "soak": ("studies.soak", "Minutes of random load: memory, pages, threads, and equal answers."),
+    "replay": ("policy.replay", "Auto beside every fixed draft length on recorded drafts, in modelled time."),
+    "simulation": ("policy.simulation", "What auto would gain on Macs that others measured: a model."),
+}
+"""All others: a module of `helix_mlx.bench`, with its command `main`, and what it measures."""
 WORKLOADS = ("code", "edit", "chat", "prose", "json", "summary")
-
-
-@click.command("bench", short_help="Measure speed, memory and exactness.")
-@click.argument("part", required=False, type=click.Choice(PARTS))
-@click.option("--pair", metavar="NAME", help="A named pair, see `helix-mlx pairs`.  [default: tiny]")
-@click.option("--target", metavar="PATH|REPO", help="A target of your own, instead of a named pair.")
-@click.option("--draft", metavar="PATH|REPO|none", help="A draft for it.")
-@click.option("--synthetic", metavar="SHAPE/SHAPE", help="Random weights, such as llama-8b/llama-1b or tinyllama/160m.")
-@click.option("--acceptance", default=0.8, show_default=True, metavar="X", help="Drafts kept with --synthetic.")
-@click.option("--quick", is_flag=True, help="Less of everything: under a minute with the built-in pair.")
-@click.option("--workload", "workloads", multiple=True, type=click.Choice(WORKLOADS), help="May be repeated.")
-@click.option("--temperature", "temperatures", multiple=True, type=float, metavar="X", help="May be repeated.")
-@click.option(
-    "--context",
-    "contexts",
-    multiple=True,
-    type=click.IntRange(1),
-    metavar="N",
-    help="Prompts of N tokens; may be repeated.",
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option("--pair", metavar="NAME", help="A named pair, see `helix-mlx pairs`.  [default: tiny]"),
+    click.option("--target", metavar="PATH|REPO", help="A target of your own, instead of a named pair."),
+    click.option("--draft", metavar="PATH|REPO|none", help="A draft for it."),
+    click.option("--synthetic", metavar="SHAPE/SHAPE", help="Random weights, such as llama-8b/llama-1b."),
+    click.option("--acceptance", default=0.8, show_default=True, metavar="X", help="Drafts kept with --synthetic."),
+    click.option("--quick", is_flag=True, help="Less of everything: under a minute with the built-in pair."),
+    click.option("--workload", "workloads", multiple=True, type=click.Choice(WORKLOADS), help="May be repeated."),
+    click.option("--temperature", "temperatures", multiple=True, type=float, metavar="X", help="May be repeated."),
+    click.option(
+        "--context", "contexts", multiple=True, type=click.IntRange(1), metavar="N", help="Prompts of N tokens."
+    ),
+    click.option("--arm", "arms", multiple=True, metavar="NAME", help='Latency of "helix K=2", say; may be repeated.'),
+    click.option("--repeats", type=click.IntRange(1), metavar="N", help="Prompts of each workload."),
+    click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Longest answer."),
+    click.option("--rest", "rest_s", type=click.FloatRange(0), metavar="SECONDS", help="Before each answer."),
+    click.option(
+        "--cpu-kernels", type=click.Choice(CPU_KERNELS), default="auto", show_default=True, help="As in chat."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the receipt, and nothing else, as JSON."),
+    click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a receipt."),
+    click.option("--check", is_flag=True, help="Show Helix's own limits; exit code 1 where one is not met."),
+    click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the speeds."),
+    click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set."),
 )
-@click.option("--arm", "arms", multiple=True, metavar="NAME", help='Latency of "helix K=2", say; may be repeated.')
-@click.option("--repeats", type=click.IntRange(1), metavar="N", help="Prompts of each workload.")
-@click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Longest answer.")
-@click.option("--rest", "rest_s", type=click.FloatRange(0), metavar="SECONDS", help="Before each answer.")
-@click.option("--cpu-kernels", type=click.Choice(CPU_KERNELS), default="auto", show_default=True, help="As in chat.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write every figure.")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the speeds.")
-@click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set.")
-@click.pass_context
-def bench_command(ctx: click.Context, /, part: str | None, **options: Any) -> None:
-    """Measure this machine: all parts, or one of them.
+"""Of the suite and of each of its parts."""
+NOT_MET = 1
 
-    Every figure stands beside mlx-lm's from the same run, on the same weights. Ctrl-C keeps what was measured.
+
+class Bench(Group):
+    """The suite, and every measurement by its name; one is imported when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order to show them."""
+        return [*PARTS, *MEASUREMENTS, "list", "compare"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, or None."""
+        if cmd_name in PARTS:
+            return part_command(cmd_name)
+        if cmd_name in MEASUREMENTS:
+            command: click.Command = import_module(f"helix_mlx.bench.{MEASUREMENTS[cmd_name][0]}").main
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The names with what they measure, without importing any."""
+        with formatter.section("Measurements"):
+            formatter.write_dl([*PARTS.items(), *((name, text) for name, (_, text) in MEASUREMENTS.items())])
+        with formatter.section("Commands"):
+            formatter.write_dl([("list", "All measurements, a line each."), ("compare", "Two receipts, side by side.")])
+
+
+def suite_options(command: Any) -> Any:
+    """Give a command the options of the suite."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group("bench", cls=Bench, invoke_without_command=True, short_help="Measure speed, memory and exactness.")
+@suite_options
+@click.pass_context
+def bench_command(ctx: click.Context, /, **options: Any) -> None:
+    """Measure this machine: the suite, or one measurement by its name.
+
+    Every speed stands beside mlx-lm's from the same run, on the same weights. Ctrl-C keeps what was measured.
     """
+    if ctx.invoked_subcommand is None:
+        run_suite(ctx, None, options)
+
+
+def part_command(name: str) -> click.Command:
+    """The command of one part of the suite."""
+
+    @click.command(name, help=PARTS[name])
+    @suite_options
+    @click.pass_context
+    def command(ctx: click.Context, /, **options: Any) -> None:
+        run_suite(ctx, name, options)
+
+    return command
+
+
+@bench_command.command("list")
+@click.pass_context
+def list_command(ctx: click.Context, /) -> None:
+    """All measurements, a line each."""
+    rows = [*PARTS.items(), *((name, text) for name, (_, text) in MEASUREMENTS.items())]
+    for line in aligned(rows):
+        click.echo(line)
+
+
+@bench_command.command("compare")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+def compare_command(first: Path, second: Path) -> None:
+    """Put two receipts side by side: what both measured, and the second by the first."""
+    from helix_mlx.bench.output.compare import compared, read_receipt
+
+    for line in compared(read_receipt(first), read_receipt(second)):
+        click.echo(line)
+
+
+def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> None:
+    """Run the suite, or a part of it, and say what came of it."""
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
     if sum(options[name] is not None for name in ("pair", "target", "synthetic")) > 1:
         raise SettingsError("--pair, --target and --synthetic exclude each other; name one of them")
@@ -71,15 +170,18 @@ def bench_command(ctx: click.Context, /, part: str | None, **options: Any) -> No
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     receipt = Receipt(" ".join(["helix-mlx", *sys.argv[1:]]), settings, made_up)
     done: list[str] = []
-    try:
-        _run(terminal, [part] if part else list(PARTS), options, receipt, done)
-        receipt.complete = True
-    except KeyboardInterrupt:
-        terminal.line()
-        terminal.error_line(f"Stopped. Whole parts: {', '.join(done) or 'none'}.")
-    _finish(terminal, receipt, options, plot)
-    if not receipt.complete:
-        ctx.exit(INTERRUPTED)
+    with redirect_stdout(sys.stderr) if options["as_json"] else nullcontext():
+        shown = replace(terminal, out=sys.stdout)
+        try:
+            _run(shown, [part] if part else list(PARTS), options, receipt, done)
+            receipt.complete = True
+        except KeyboardInterrupt:
+            shown.line()
+            shown.error_line(f"Stopped. Whole parts: {', '.join(done) or 'none'}.")
+        met = _finish(shown, receipt, options, whole=part is None)
+    _write(receipt, options, plot)
+    if not receipt.complete or not met:
+        ctx.exit(INTERRUPTED if not receipt.complete else NOT_MET)
 
 
 def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt: Any, done: list[str]) -> None:
@@ -111,16 +213,28 @@ def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt
             done.append(name)
 
 
-def _finish(terminal: Terminal, receipt: Any, options: dict[str, Any], plot: Any) -> None:
-    """Say what was asked for and what came of it, and write the files."""
-    if receipt.asked:
-        terminal.line("\nAsked for, and measured")
-    for line in receipt.asked:
-        word = terminal.paint("met    ", DIM) if line.met else terminal.paint("NOT MET", ERROR)
-        terminal.line(f"{word} {line.what}: asked {line.asked}, measured {line.measured}")
-    if options["json_file"] is not None:
-        receipt.write(options["json_file"])
-        terminal.error_line(f"Every figure is in {options['json_file']}.")
+def _finish(terminal: Terminal, receipt: Any, options: dict[str, Any], whole: bool) -> bool:
+    """Say in three lines what the suite came to, and show the limits where they are asked for; whether all are met."""
+    from helix_mlx.bench.output.verdict import verdict
+
+    if whole and receipt.complete:
+        terminal.line("")
+        for line in verdict(receipt.parts):
+            terminal.line(terminal.paint(line, BOLD))
+    if not options["check"]:
+        return True
+    terminal.line("\nHelix's own limits")
+    for asked in receipt.asked:
+        word = terminal.paint("met    ", DIM) if asked.met else terminal.paint("NOT MET", ERROR)
+        terminal.line(f"{word} {asked.what}: asked {asked.asked}, measured {asked.measured}")
+    return all(asked.met for asked in receipt.asked)
+
+
+def _write(receipt: Any, options: dict[str, Any], plot: Any) -> None:
+    """Print and write what was asked for."""
+    from helix_mlx.bench.output.command import finish
+
+    finish(receipt.to_json(), options["as_json"], options["out"])
     if options["plot_file"] is not None and receipt.parts.get("latency"):
         plot.draw(receipt.to_json(), options["plot_file"])
-        terminal.error_line(f"The picture is {options['plot_file']}.")
+        click.echo(f"The picture is {options['plot_file']}.", err=True)

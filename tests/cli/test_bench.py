@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from helix_mlx.bench.suite.parts import PARTS as RUNS
 from helix_mlx.cli.app import program
-from helix_mlx.cli.bench import PARTS
+from helix_mlx.cli.bench import MEASUREMENTS, NOT_MET, PARTS
 from helix_mlx.cli.console.interrupt import INTERRUPTED
 
 SMALL = ["bench", "latency", "--synthetic", "small/smaller", "--quick", "--max-tokens", "8", "--workload", "code"]
@@ -23,22 +23,63 @@ def run(*words: str) -> int:
 
 
 def test_every_part_has_its_word() -> None:
-    assert tuple(RUNS) == PARTS
+    assert tuple(RUNS) == tuple(PARTS)
 
 
 def test_a_part_is_measured_and_leaves_a_receipt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "receipt.json"
-    assert run(*SMALL, "--acceptance", "0.9", "--json", str(file)) == 0
+    assert run(*SMALL, "--acceptance", "0.9", "--out", str(file)) == 0
     out, err = capsys.readouterr()
     assert "SYNTHETIC" in out
     assert "helix auto" in out
-    assert "auto by mlx-lm best" in out
+    assert "NOT MET" not in out
+    assert "Helix's own limits" not in out
     assert str(file) in err
     data = json.loads(file.read_text())
     assert data["complete"]
     assert "90%" in data["synthetic"]
     assert {record["arm"] for record in data["latency"]} >= {"mlx-lm plain", "helix plain", "helix auto"}
     assert data["settings"]["acceptance"] == 0.9
+
+
+def test_the_receipt_is_all_that_json_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*SMALL, "--json", "--check") in (0, NOT_MET)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["latency"]
+    assert "Helix's own limits" in err
+
+
+def test_the_suite_ends_in_three_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: RUNS[name] for name in ("latency", "memory", "exactness")}
+    monkeypatch.setattr("helix_mlx.cli.bench.PARTS", few)
+    words = ["--synthetic", "small/smaller", "--quick", "--max-tokens", "8", "--workload", "code"]
+    assert run("bench", *words) == 0
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ["Exact", "Speed", "Memory"]
+
+
+def test_every_measurement_is_listed_and_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "list") == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == [*PARTS, *MEASUREMENTS]
+    for name in names:
+        assert run("bench", name, "--help") == 0
+        told = capsys.readouterr().out
+        assert "--json" in told
+        assert "--out" in told
+
+
+def test_two_receipts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file in files:
+        assert run("bench", "simulation", "--tokens", "60", "--seeds", "1", "--out", str(file)) == 0
+    capsys.readouterr()
+    assert run("bench", "compare", *map(str, files)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "helix-mlx bench simulation" in lines[0]
+    assert all(line.split()[-1] in ("1.000", "-") for line in lines[2:-1])
+    files[0].write_text("{}")
+    assert run("bench", "compare", *map(str, files)) == 2
+    assert "no receipt" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_was_measured(
@@ -51,7 +92,7 @@ def test_ctrl_c_keeps_what_was_measured(
 
     monkeypatch.setattr(latency, "show", interrupted)
     file = tmp_path / "receipt.json"
-    assert run(*SMALL, "--json", str(file)) == INTERRUPTED
+    assert run(*SMALL, "--out", str(file)) == INTERRUPTED
     data = json.loads(file.read_text())
     assert not data["complete"]
     assert data["latency"]
@@ -66,7 +107,8 @@ def test_ctrl_c_keeps_what_was_measured(
         (["throughput", "--arm", "helix K=2"], "--arm chooses"),
         (["--synthetic", "small"], "TARGET/DRAFT"),
         (["--repeats", "0"], "not in the range"),
-        (["everything"], "not one of"),
+        (["everything"], "No such command"),
+        (["memory", "--json", "x.json"], "unexpected extra argument"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from helix_mlx.bench.output.command import finish
 from helix_mlx.bench.output.receipt import FORMAT, Receipt, ReceiptError, write_beside
 from helix_mlx.bench.output.tables import Asked
 from helix_mlx.engine.engine import Engine
@@ -16,7 +17,7 @@ def test_a_receipt_says_what_was_run_where(engine: Engine, tmp_path: Path) -> No
     receipt.parts["latency"] = [{"tokens": [1]}]
     receipt.ask([Asked("a", "b", "c", True)])
     file = tmp_path / "receipt.json"
-    receipt.write(file)
+    finish(receipt.to_json(), as_json=False, out=file)
     data = json.loads(file.read_text())
     assert data["format"] == FORMAT
     assert not data["complete"]
