@@ -5,7 +5,7 @@ The command line turns a `HelixError` into one line and exit code 2. Mistakes of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -39,6 +39,19 @@ class MemoryBudgetError(HelixError):
 
 class ClosedError(HelixError):
     """The engine has been closed."""
+
+
+def renamed(owner: str, name: str, names: Mapping[str, str]) -> AttributeError:
+    """The error for an attribute that is not there: where it has another name now, it says so.
+
+    Args:
+        owner: the name of the class.
+        name: of the attribute.
+        names: the old names, and the new ones.
+    """
+    if name in names:
+        return AttributeError(f"{owner}.{name} is {names[name]} now")
+    return AttributeError(f"{owner!r} object has no attribute {name!r}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

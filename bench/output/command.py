@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from helix_mlx.bench.output.flags import FlagCommand
 from helix_mlx.bench.output.receipt import document, write_beside
 from helix_mlx.bench.output.tables import Asked, show_all
 
@@ -48,7 +49,7 @@ def measurement(run: Callable[..., Measured]) -> click.Command:
         if not met:
             ctx.exit(NOT_MET)
 
-    return click.command(help=run.__doc__)(command)
+    return click.command(cls=FlagCommand, help=run.__doc__)(command)
 
 
 def finish(receipt: dict[str, Any], as_json: bool, out: Path | None) -> None:

@@ -80,6 +80,14 @@ class Bench(Group):
         """The names, in the order to show them."""
         return [*PARTS, *MEASUREMENTS, "list", "compare"]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The measurement that the words begin with."""
+        if ctx.params.get("as_json") and args[0] not in self.list_commands(ctx):
+            raise click.UsageError("--json takes no file any more; --out FILE writes the receipt", ctx)
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name, or None."""
         if cmd_name in PARTS:
@@ -119,7 +127,10 @@ def bench_command(ctx: click.Context, /, **options: Any) -> None:
 def part_command(name: str) -> click.Command:
     """The command of one part of the suite."""
 
-    @click.command(name, help=PARTS[name])
+    # Imported here: a listing of other commands needs none of `bench`.
+    from helix_mlx.bench.output.flags import FlagCommand
+
+    @click.command(name, cls=FlagCommand, help=PARTS[name])
     @suite_options
     @click.pass_context
     def command(ctx: click.Context, /, **options: Any) -> None:

@@ -14,7 +14,7 @@ from helix_mlx.config import DEFAULT_SEQUENCES, EngineConfig
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.scheduling.scheduler import Scheduler, pages_to_add
 from helix_mlx.engine.scheduling.sequence import Sequence
-from helix_mlx.errors import MemoryBudgetError, SettingsError
+from helix_mlx.errors import MemoryBudgetError, SettingsError, renamed
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.page_pool import PagePool
 
@@ -45,6 +45,9 @@ class MemoryReport:
     unused_fraction: float
     context: int
     context_made_for: int
+
+    def __getattr__(self, name: str) -> Any:
+        raise renamed("MemoryReport", name, {"waste": "unused_fraction"})
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, ready for `json.dumps`."""

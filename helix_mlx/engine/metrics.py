@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from helix_mlx.errors import renamed
+
 
 @dataclass
 class Counters:
@@ -53,6 +55,9 @@ class Metrics(Counters):
     """Gauge: bytes of the tails of running answers."""
     unused_fraction: float = 0.0
     """Gauge: 0 to 1."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise renamed("Metrics", name, {"waste": "unused_fraction"})
 
     @property
     def tokens_per_s(self) -> float:

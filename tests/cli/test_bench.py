@@ -108,7 +108,9 @@ def test_ctrl_c_keeps_what_was_measured(
         (["--synthetic", "small"], "TARGET/DRAFT"),
         (["--repeats", "0"], "not in the range"),
         (["everything"], "No such command"),
-        (["memory", "--json", "x.json"], "unexpected extra argument"),
+        (["memory", "--json", "x.json"], "--out FILE"),
+        (["simulation", "--json", "x.json"], "--out FILE"),
+        (["--json", "x.json"], "--out FILE"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
