@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from helix_mlx import __version__
-from helix_mlx.cli.console.interrupt import ctrl_c_as_flag
+from helix_mlx.cli.console.interrupt import ctrl_c_as_exception, ctrl_c_as_flag
 from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal
-from helix_mlx.cli.loading import open_engine, tell_unread
-from helix_mlx.cli.options import origins, sampling_params, settings_options, template_settings
-from helix_mlx.cli.session.keyboard import Keyboard, history_file
-from helix_mlx.cli.session.repl import ChatEngine, Repl
+from helix_mlx.cli.loading import complete_pair, find_model, open_engine, tell_unread
+from helix_mlx.cli.options import FROM_MODEL, Options, origins, sampling_params, settings_options, template_settings
+from helix_mlx.cli.session.keyboard import Keyboard, history_file, opens_block
+from helix_mlx.cli.session.repl import ChatEngine, Repl, Talk
 from helix_mlx.cli.session.slash import is_command, run_command
 from helix_mlx.cli.session.status import memory_line
 from helix_mlx.errors import HelixError, SettingsError
+from helix_mlx.request import SamplingParams
+
+if TYPE_CHECKING:
+    from helix_mlx.engine.engine import Engine
 
 
 @click.command("chat")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_pair)
 @click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, content, stats.")
 @settings_options
 @click.pass_context
@@ -27,7 +34,8 @@ def chat_command(ctx: click.Context, /, name: str | None, as_json: bool, **optio
     """Talk to a pair or a model. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
 
     NAME is a pair, see `helix-mlx pairs`, or the folder or repository of a model.
-    Standard input may also be a pipe: a message a line, and only the answers are printed, without their reasoning.
+    Lines between \"\"\" and \"\"\" are one message. Standard input may also be a pipe: a message a line, and only the
+    answers are printed, without their reasoning.
     """
     if name is not None:
         if options["model"] is not None:
@@ -37,19 +45,98 @@ def chat_command(ctx: click.Context, /, name: str | None, as_json: bool, **optio
     terminal = Terminal.of_process(environment, options["no_color"])
     sampling_params(options)  # mistakes are told before a model is loaded
     keyboard = Keyboard(terminal, history_file(environment))
-    with open_engine(options, terminal) as engine, engine.conversation() as talk:
+    loaded = LoadedModel(options, terminal)
+    with loaded:
+        engine, talk = loaded.open(options)
         params = sampling_params(options, engine.defaults)
         repl = Repl(engine, talk, terminal, params, options["system"], as_json)
         chosen = template_settings(options)
         repl.thinking, repl.template_args = chosen.get("thinking"), chosen.get("template_args", {})
         repl.origins = origins(options, engine.defaults)
+        repl.switch_model = partial(switch_model, repl, loaded)
         tell_unread(engine, terminal, chosen)
         greet(engine, terminal, keyboard.interactive)
+        del engine, talk  # the chat alone keeps them, so that it can let go of them
         try:
             with ctrl_c_as_flag():  # so that a second Ctrl-C, right after the first, ends nothing
                 converse(repl, keyboard)
         finally:
             keyboard.remember()
+
+
+class LoadedModel:
+    """The one engine of a chat, and its conversation. A context manager, which closes them.
+
+    Args:
+        options: what the command was given.
+        terminal: where loading is shown.
+    """
+
+    def __init__(self, options: Options, terminal: Terminal) -> None:
+        self.options = options
+        self._terminal = terminal
+        self._open = ExitStack()
+
+    def __enter__(self) -> LoadedModel:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def open(self, options: Options) -> tuple[Engine, Talk]:
+        """Load what the options name, in place of what is loaded.
+
+        Raises:
+            HelixError: it cannot be loaded; nothing is loaded then.
+        """
+        self.close()
+        engine = self._open.enter_context(open_engine(options, self._terminal))
+        self.options = options
+        return engine, self._open.enter_context(engine.conversation())
+
+    def close(self) -> None:
+        """Close what is loaded, and free its memory as far as nobody else holds it."""
+        self._open.close()
+        gc.collect()  # an engine's parts refer to each other
+
+
+def switch_model(repl: Repl, loaded: LoadedModel, name: str) -> None:
+    """Go on with another pair or model; the messages stay, and the settings that the user gave.
+
+    The old one is closed first, as memory may not hold both. It comes back where the new one cannot be loaded. Code
+    that a model brings along is run only where its own command line allows that.
+
+    Raises:
+        HelixError: the other one cannot be loaded.
+        KeyboardInterrupt: Ctrl-C was pressed while it was loaded.
+    """
+    before, old = loaded.options, repl.engine.name
+    options = {**before, "model": name, "pair": None, "target": None, "draft": None, "trust_remote_code": False}
+    find_model(options)  # a mistake in the name costs nothing
+    repl.detach()
+    failure: HelixError | KeyboardInterrupt
+    try:
+        with ctrl_c_as_exception():
+            _take(repl, loaded, options)
+        return
+    except HelixError as error:
+        failure = SettingsError(f"{error}; {old} goes on")
+    except KeyboardInterrupt:
+        failure = KeyboardInterrupt()
+    # Outside of `except`, whose error would keep alive what was loaded so far.
+    repl.attach(*loaded.open(before))
+    raise failure
+
+
+def _take(repl: Repl, loaded: LoadedModel, options: Options) -> None:
+    """Load what the options name, and let the chat go on with it."""
+    engine, talk = loaded.open(options)
+    own = {word: origin for word, origin in repl.origins.items() if origin != FROM_MODEL}
+    given = {word: getattr(repl.params, word) for word in own if hasattr(repl.params, word)}
+    repl.params = SamplingParams(**{**engine.defaults, **given})
+    repl.origins = {**dict.fromkeys(engine.defaults, FROM_MODEL), **own}
+    tell_unread(engine, repl.terminal, {"thinking": repl.thinking, "template_args": repl.template_args})
+    repl.attach(engine, talk)
 
 
 def greet(engine: ChatEngine, terminal: Terminal, interactive: bool) -> None:
@@ -78,7 +165,10 @@ def converse(repl: Repl, keyboard: Keyboard) -> None:
     """
     while True:
         try:
-            if not respond(repl, keyboard.read()):
+            line = keyboard.read()
+            if opens_block(line):
+                send(repl, keyboard.read_block(line))
+            elif not respond(repl, line):
                 return
             if repl.stopped and not keyboard.interactive:
                 raise KeyboardInterrupt
@@ -87,12 +177,12 @@ def converse(repl: Repl, keyboard: Keyboard) -> None:
                 repl.terminal.line()
             return
         except KeyboardInterrupt:
-            if not keyboard.interactive:
+            if not (keyboard.interactive and repl.attached):
                 raise
             repl.terminal.line()
             repl.terminal.line("Ctrl-D or /quit leaves.", DIM)
         except HelixError as error:
-            if not keyboard.interactive:
+            if not (keyboard.interactive and repl.attached):
                 raise
             repl.terminal.line(f"Error: {repl.explain(error)}", ERROR)
 
@@ -102,6 +192,11 @@ def respond(repl: Repl, line: str) -> bool:
     text = line.strip()
     if is_command(text):
         return run_command(repl, text)
-    if text:
-        repl.ask(text)
+    send(repl, text)
     return True
+
+
+def send(repl: Repl, text: str) -> None:
+    """Send a message, unless it is empty."""
+    if text.strip():
+        repl.ask(text)

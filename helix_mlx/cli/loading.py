@@ -7,11 +7,20 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from helix_mlx.cli.console.progress import ticking
 from helix_mlx.cli.console.terminal import Terminal
 from helix_mlx.cli.options import Options, engine_config
 from helix_mlx.errors import SettingsError
-from helix_mlx.models.pairs import DEMONSTRATION, converted_folder, named_pair, named_pairs, source_path
+from helix_mlx.models.pairs import (
+    DEMONSTRATION,
+    converted_folder,
+    converted_folders,
+    named_pair,
+    named_pairs,
+    source_path,
+)
 from helix_mlx.models.third_party import importing
 
 if TYPE_CHECKING:
@@ -41,6 +50,23 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
             trust_remote_code=options["trust_remote_code"],
             notice=lambda text: terminal.error_line(f"\r\x1b[K{text}" if terminal.live_errors else text),
         )
+
+
+def find_model(options: Options) -> None:
+    """See that there is what the options name, as far as that can be seen without loading it.
+
+    Raises:
+        HelixError: they name several things, or a pair that is none or is damaged.
+    """
+    pair, target, _ = chosen(options)
+    if target is None:
+        named_pair(pair or DEMONSTRATION)
+
+
+def complete_pair(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The names of pairs that begin so, for a shell's completion."""
+    names = [*(pair.name for pair in named_pairs()), *(folder.name for folder in converted_folders())]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def tell_unread(engine: ChatEngine, terminal: Terminal, chosen: Mapping[str, Any]) -> None:

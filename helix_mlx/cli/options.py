@@ -22,6 +22,8 @@ from helix_mlx.request import (
 from helix_mlx.speculative.registry import check_drafter, names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+FROM_MODEL = "generation_config.json"
+"""Where a setting's value is from that the model sets."""
 Options = Mapping[str, Any]
 """What click hands a command: the options' values by parameter name, None or () where one was not given."""
 
@@ -248,7 +250,7 @@ def template_settings(options: Options) -> dict[str, Any]:
 def origins(options: Options, defaults: Mapping[str, Any]) -> dict[str, str]:
     """Where each setting's value is from, by its field; those that are as they always are, are left out."""
     given = [name for home in (SamplingParams, EngineConfig, Request) for name in _given(options, home)]
-    return {**dict.fromkeys(defaults, "generation_config.json"), **dict.fromkeys(given, "command line")}
+    return {**dict.fromkeys(defaults, FROM_MODEL), **dict.fromkeys(given, "command line")}
 
 
 def engine_config(options: Options) -> EngineConfig:

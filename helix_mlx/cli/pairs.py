@@ -13,6 +13,7 @@ import click
 from helix_mlx.cli.console.group import Group
 from helix_mlx.cli.console.progress import ProgressBar
 from helix_mlx.cli.console.terminal import BOLD, DIM, Terminal, aligned, human_bytes
+from helix_mlx.cli.loading import complete_pair
 from helix_mlx.errors import PairError, SettingsError, did_you_mean
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import read_manifest, verify_files
@@ -39,18 +40,33 @@ def pairs_command(ctx: click.Context, /, fetch: str | None, as_json: bool, no_co
         return
     if fetch is not None:
         _fetch(named_pair(fetch), terminal)
-    elif as_json:
-        terminal.line(json.dumps([_to_json(pair) for pair in all_pairs(terminal)], indent=2))
     else:
-        _print_table(terminal)
+        _list(terminal, as_json)
+
+
+@pairs_command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+@click.pass_context
+def list_command(ctx: click.Context, /, as_json: bool) -> None:
+    """List the pairs, as `helix-mlx pairs` alone does."""
+    above = ctx.parent.params if ctx.parent else {}
+    _list(Terminal.of_process(ctx.obj or {}, above.get("no_color", False)), as_json or above.get("as_json", False))
 
 
 @pairs_command.command("verify")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_pair)
 @click.pass_context
 def verify_command(ctx: click.Context, /, name: str) -> None:
-    """Read every file of a converted pair, and see that it is what was written."""
+    """Read every file of a converted pair, and see that it is what was written.
+
+    The built-in pair has no hashes to compare: its files are read, and its weights are counted.
+    """
     terminal = Terminal.of_process(ctx.obj or {}, False)
+    packaged = {pair.name: pair for pair in named_pairs() if pair.packaged}
+    if name in packaged:
+        files = sum(_check_model(source_path(source)) for source in (packaged[name].target, packaged[name].draft))
+        terminal.line(f"{name} is part of the package: all {files} files are there, can be read and are whole.")
+        return
     folder = _converted(name)
     bar = ProgressBar(terminal, "Reading")
     manifest = read_manifest(folder)
@@ -62,7 +78,7 @@ def verify_command(ctx: click.Context, /, name: str) -> None:
 
 
 @pairs_command.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_pair)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def remove_command(ctx: click.Context, /, name: str, yes: bool) -> None:
@@ -85,7 +101,7 @@ def remove_command(ctx: click.Context, /, name: str, yes: bool) -> None:
 
 
 @pairs_command.command("measure")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_pair)
 @click.option("--prompts", default=4, show_default=True, type=click.IntRange(1), metavar="N", help="Of each workload.")
 @click.option(
     "--max-tokens", default=64, show_default=True, type=click.IntRange(2), metavar="N", help="Longest answer."
@@ -155,6 +171,38 @@ def all_pairs(terminal: Terminal) -> list[NamedPair]:
     return pairs
 
 
+def _check_model(folder: Path | None) -> int:
+    """Read a packaged model's files; return how many there are.
+
+    Raises:
+        PairError: one is missing, or is not whole.
+    """
+    if folder is None:
+        raise PairError("the built-in pair is missing; install Helix again")
+    files = sorted(folder.iterdir())
+    missing = {"config.json", "tokenizer.json", "model.safetensors"} - {file.name for file in files}
+    if missing:
+        raise PairError(f"{folder / min(missing)} is missing; install Helix again")
+    for file in files:
+        try:
+            data = file.read_bytes()
+            if file.suffix == ".json":
+                json.loads(data)
+            elif file.suffix == ".safetensors" and len(data) != _weights_size(data):
+                raise ValueError(file)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            raise PairError(f"{file} is damaged; install Helix again") from None
+    return len(files)
+
+
+def _weights_size(data: bytes) -> int:
+    """The bytes that a safetensors file says it has: eight, its header, and the weights behind it."""
+    header = int.from_bytes(data[:8], "little")
+    arrays = json.loads(data[8 : 8 + header])
+    ends: list[int] = [array["data_offsets"][1] for name, array in arrays.items() if name != "__metadata__"]
+    return 8 + header + max(ends)
+
+
 def _converted(name: str) -> Path:
     folder = converted_folder(name)
     if folder is None:
@@ -177,6 +225,13 @@ def is_on_disk(pair: NamedPair) -> bool:
 
 def _to_json(pair: NamedPair) -> dict[str, Any]:
     return {**asdict(pair), "on_disk": is_on_disk(pair), "fetch": fetch_command(pair)}
+
+
+def _list(terminal: Terminal, as_json: bool) -> None:
+    if as_json:
+        terminal.line(json.dumps([_to_json(pair) for pair in all_pairs(terminal)], indent=2))
+    else:
+        _print_table(terminal)
 
 
 def _print_table(terminal: Terminal) -> None:

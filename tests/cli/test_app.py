@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -134,3 +135,15 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = helix_mlx.nothing
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"), [("helix-mlx ch", "chat"), ("helix-mlx chat ti", "tiny"), ("helix-mlx pairs ver", "verify")]
+)
+def test_a_shell_completes_commands_and_pairs_and_nothing_heavy_is_loaded(line: str, offered: str) -> None:
+    words = {"_HELIX_MLX_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    code = ASK_HELP.format(words=[], heavy=HEAVY)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **words}
+    )
+    assert ended.stdout.split() == [f"plain,{offered}", "loaded:"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pty
 import select
@@ -9,12 +11,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from helix_mlx.cli.chat import LoadedModel, converse, switch_model
+from helix_mlx.cli.console.terminal import Terminal
+from helix_mlx.cli.options import Options
+from helix_mlx.cli.session.repl import Repl
+from helix_mlx.errors import ModelError
+from helix_mlx.request import SamplingParams
 from tests.cli.conftest import Run
 from tests.cli.fakes import FakeEngine
+from tests.cli.golden_files import Script
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 60
@@ -193,3 +203,98 @@ def test_the_built_in_pair_answers_through_a_pipe(run: Run) -> None:
     assert first.startswith("Helix")
     assert second
     assert any("pages in use" in line for line in stats)
+
+
+def test_lines_between_quotes_are_one_message_in_a_pipe_and_never_a_command(engine: FakeEngine, run: Run) -> None:
+    result = run("chat", text='"""\n/quit\nnow\n"""\n"""/stats"""\n""""""\nend\n')
+    assert result.stdout == "You said /quit\nnow\nYou said /stats\nYou said end\n"
+
+
+def test_a_pipe_that_ends_within_a_message_is_one_line(engine: FakeEngine, run: Run) -> None:
+    result = run("chat", text='one\n"""two\n')
+    assert result.exit_code == 2
+    assert result.stdout == "You said one\n"
+    assert result.stderr.endswith('Error: the input ends within a message; end it with """\n')
+
+
+def test_lines_between_quotes_at_a_keyboard(start: Start) -> None:
+    chat = start("--no-color")
+    chat.type('"""one\n')
+    chat.expect("... ")
+    chat.type('two"""\n')
+    chat.expect("You said one\r\ntwo")
+    chat.type('"""half\n')
+    chat.expect("... ")
+    chat.type("\x04")
+    chat.expect("Error: the input ends within a message")
+    chat.type("still there\n")
+    chat.expect("You said still there")
+
+
+def test_an_answer_again_is_a_line_of_json_too(engine: FakeEngine, run: Run) -> None:
+    result = run("chat", "--json", "--seed", "5", "--temperature", "1", text="one\n/retry\n")
+    assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["You said one"] * 2
+    assert "the next seed, 6" in result.stderr
+
+
+class Loader:
+    """Loads fake engines and notes what was loaded and closed, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        self.engines: list[FakeEngine] = []
+        self.broken: set[str] = set()
+        monkeypatch.setattr("helix_mlx.cli.chat.open_engine", self.open)
+        monkeypatch.setattr("helix_mlx.cli.loading.named_pair", lambda name: None)
+
+    def open(self, options: Options, terminal: Terminal) -> FakeEngine:
+        name = options["model"] or "first"
+        self.done.append(f"load {name}")
+        if name in self.broken:
+            raise ModelError(f"{name} is broken")
+        done = self.done
+
+        class Engine(FakeEngine):
+            def __exit__(self, *error: object) -> None:
+                done.append(f"close {name}")
+
+        engine = Engine(is_demo=False)
+        engine.name, engine.defaults = name, {"temperature": 0.6, "top_k": 20} if name == "second" else {}
+        self.engines.append(engine)
+        return engine
+
+
+def test_another_model_is_loaded_after_the_first_is_closed_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    loader = Loader(monkeypatch)
+    result = run("chat", "--top-k", "3", text="one\n/model second\ntwo\n")
+    assert result.exit_code == 0
+    assert loader.done == ["load first", "close first", "load second", "close second"]
+    ((messages, params, _),) = loader.engines[1].talk.asked
+    assert [message["content"] for message in messages] == ["one", "You said one", "two"]
+    assert params is not None
+    assert (params.temperature, params.top_k) == (0.6, 3)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = Loader(monkeypatch)
+    loader.broken.add("second")
+    out = io.StringIO()
+    terminal = Terminal(out, out, live=True, colour=False, live_errors=False)
+    options = {"model": None, "pair": None, "target": None, "draft": None}
+    with LoadedModel(options, terminal) as loaded:
+        repl = Repl(*loaded.open(options), terminal, SamplingParams())
+        repl.switch_model = partial(switch_model, repl, loaded)
+        converse(repl, Script(terminal, "one\n/model second\ntwo\n/quit"))
+        assert "Error: second is broken; first goes on\n> two\nYou said two" in out.getvalue()
+        assert loader.done == ["load first", "close first", "load second", "load first"]
+        loader.broken.add("first")
+        with pytest.raises(ModelError, match="first is broken"):
+            converse(repl, Script(terminal, "/model second\ntwo\n/quit"))
+
+
+def test_the_name_of_no_pair_costs_nothing(engine: FakeEngine, run: Run) -> None:
+    result = run("chat", text="/model qwen3-8\n")
+    assert result.exit_code == 2
+    assert "there is no pair named qwen3-8 (did you mean qwen3-8b?)" in result.stderr

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from helix_mlx.cli.console.terminal import human_bytes
+from helix_mlx.models.pairs import source_path
 from tests.cli.conftest import Run
 
 
@@ -54,3 +56,51 @@ def test_a_setting_of_the_hub_s_client_that_means_nothing_is_one_line() -> None:
     assert run.returncode == 2
     assert run.stderr.startswith("Error: cannot import huggingface_hub: ")
     assert len(run.stderr.splitlines()) == 1
+
+
+def test_list_is_a_word_for_the_list(run: Run) -> None:
+    assert run("pairs", "list").stdout == run("pairs").stdout
+    assert (
+        run("pairs", "list", "--json").stdout == run("pairs", "--json").stdout == run("pairs", "--json", "list").stdout
+    )
+
+
+def test_the_built_in_pair_is_verified_too(run: Run) -> None:
+    result = run("pairs", "verify", "tiny")
+    assert result.exit_code == 0
+    assert result.stdout == "tiny is part of the package: all 12 files are there, can be read and are whole.\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "told"),
+    [
+        ("model.safetensors", None, "is missing"),
+        ("model.safetensors", b"", "is damaged"),
+        ("model.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "is damaged"),
+        ("config.json", b"{", "is damaged"),
+        ("tokenizer.json", b"\xff", "is damaged"),
+    ],
+)
+def test_a_built_in_pair_that_is_not_whole_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, data: bytes | None, told: str
+) -> None:
+    whole = source_path("builtin:tiny/target")
+    assert whole is not None
+    shutil.copytree(whole, tmp_path / "target")
+    (tmp_path / "target" / file).unlink()
+    if data is not None:
+        (tmp_path / "target" / file).write_bytes(data)
+    monkeypatch.setattr("helix_mlx.cli.pairs.source_path", lambda source: tmp_path / "target")
+    result = run("pairs", "verify", "tiny")
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"{file} {told}; install Helix again\n")
+
+
+def test_weights_that_are_cut_off_are_seen(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = source_path("builtin:tiny/draft")
+    assert whole is not None
+    shutil.copytree(whole, tmp_path / "draft")
+    weights = tmp_path / "draft" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    monkeypatch.setattr("helix_mlx.cli.pairs.source_path", lambda source: tmp_path / "draft")
+    assert "model.safetensors is damaged" in run("pairs", "verify", "tiny").stderr

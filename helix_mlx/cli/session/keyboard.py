@@ -13,6 +13,8 @@ from helix_mlx.cli.session.transcript import write_beside
 from helix_mlx.errors import PromptError
 
 LINES_KEPT = 1000
+BLOCK = '"""'
+"""Begins and ends a message of several lines."""
 
 
 class Keyboard:
@@ -34,8 +36,11 @@ class Keyboard:
         if self._history is not None:
             _recall(_read_lines(self._history))
 
-    def read(self) -> str:
+    def read(self, continued: bool = False) -> str:
         """The next line.
+
+        Args:
+            continued: it belongs to the line before, which the prompt shows.
 
         Raises:
             EOFError: there is none.
@@ -44,7 +49,7 @@ class Keyboard:
         """
         try:
             with ctrl_c_as_exception():
-                line = input(self._prompt()) if self.interactive else sys.stdin.readline()
+                line = input(self._prompt("..." if continued else ">")) if self.interactive else sys.stdin.readline()
         except UnicodeDecodeError:
             raise not_utf8() from None
         except OSError as error:
@@ -56,6 +61,30 @@ class Keyboard:
         if line.strip():
             self._typed.append(" ".join(line.splitlines()))
         return checked_text(line.rstrip("\n"))
+
+    def read_block(self, first: str) -> str:
+        """The rest of a message between lines of three quotes, which is never a command.
+
+        Args:
+            first: the line that begins it.
+
+        Returns:
+            What is between the quotes, without the line ends next to them.
+
+        Raises:
+            PromptError: the input ends before the message does.
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        lines = [first.lstrip().removeprefix(BLOCK)]
+        while not lines[-1].rstrip().endswith(BLOCK):
+            try:
+                lines.append(self.read(continued=True))
+            except EOFError:
+                if self.interactive:
+                    self._terminal.line()
+                raise PromptError(f"the input ends within a message; end it with {BLOCK}") from None
+        lines[-1] = lines[-1].rstrip().removesuffix(BLOCK)
+        return "\n".join(lines).strip("\n")
 
     def remember(self) -> None:
         """Add what was typed to the history file; a place that cannot be written is no reason to complain."""
@@ -69,11 +98,16 @@ class Keyboard:
             pass
         self._typed.clear()
 
-    def _prompt(self) -> str:
+    def _prompt(self, mark: str) -> str:
         if not self._terminal.colour:
-            return "> "
+            return f"{mark} "
         # Readline has to be told which characters take no room.
-        return "\x01\x1b[1m\x02>\x01\x1b[0m\x02 " if _has_readline() else "\x1b[1m>\x1b[0m "
+        return f"\x01\x1b[1m\x02{mark}\x01\x1b[0m\x02 " if _has_readline() else f"\x1b[1m{mark}\x1b[0m "
+
+
+def opens_block(line: str) -> bool:
+    """Whether a line begins a message of several lines."""
+    return line.lstrip().startswith(BLOCK)
 
 
 def history_file(environment: Mapping[str, str]) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from helix_mlx.cli.console.interrupt import ctrl_c_as_flag
@@ -12,7 +13,7 @@ from helix_mlx.cli.console.terminal import DIM, Terminal
 from helix_mlx.cli.console.text import checked_text
 from helix_mlx.cli.session.painter import Painter
 from helix_mlx.cli.session.status import status_line
-from helix_mlx.errors import HelixError, MemoryBudgetError, PromptError
+from helix_mlx.errors import HelixError, MemoryBudgetError, PromptError, SettingsError
 from helix_mlx.request import Chunk, SamplingParams, Settings, Stats
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class Repl:
         messages: the conversation so far, a system message first where there is one.
         last_stats: what the last answer cost, if there was one.
         stopped: whether Ctrl-C ended the last answer.
+        attached: whether there is an engine; there is none while another model is loaded.
+        switch_model: loads another model for this chat, by name, where it can be changed.
 
     Args:
         engine: what answers.
@@ -120,6 +123,9 @@ class Repl:
         self.messages: list[Message] = []
         self.last_stats: Stats | None = None
         self.stopped = False
+        self.attached = True
+        self.switch_model: Callable[[str], None] | None = None
+        self._taken_back: str | None = None
         self.set_system(system)
 
     @property
@@ -137,8 +143,22 @@ class Repl:
     def reset(self) -> None:
         """Forget the conversation, and give its pages back. The system message and the settings stay."""
         self.messages = self.messages[:1] if self.system is not None else []
-        self.last_stats = None
+        self.last_stats = self._taken_back = None
         self.talk.reset()
+
+    def resume(self, messages: Sequence[Message]) -> None:
+        """Go on with another conversation, its system message included."""
+        self.reset()
+        self.messages = list(messages)
+
+    def detach(self) -> None:
+        """Let go of the engine, so that its memory is free before another one is loaded."""
+        self.attached = False
+        del self.engine, self.talk
+
+    def attach(self, engine: ChatEngine, talk: Talk) -> None:
+        """Go on with an engine; the messages and the settings stay."""
+        self.engine, self.talk, self.attached = engine, talk, True
 
     def ask(self, text: str) -> None:
         """Send a message and show the answer as it comes; Ctrl-C ends it, and what was said by then stays.
@@ -146,7 +166,39 @@ class Repl:
         Raises:
             HelixError: it cannot be answered; the conversation is as it was before.
         """
-        asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
+        self._taken_back = text
+        if self._answer([*self.messages, {"role": "user", "content": text}], "your message was taken back"):
+            self._taken_back = None
+
+    def retry(self) -> int | None:
+        """Answer the last message again, in place of its answer. Where a seed is drawn from, the next one is taken.
+
+        Returns:
+            The new seed, where it changed.
+
+        Raises:
+            SettingsError: there is no message yet.
+            HelixError: it cannot be answered; the conversation is as it was before.
+        """
+        last = next((at for at in reversed(range(len(self.messages))) if self.messages[at]["role"] == "user"), None)
+        if last is None and self._taken_back is None:
+            raise SettingsError("there is no message to answer again yet")
+        seed = None
+        if self.params.seed is not None and self.params.temperature > 0:
+            seed = (self.params.seed + 1) % 2**64
+            self.params = replace(self.params, seed=seed)
+        if self._taken_back is not None:
+            self.ask(self._taken_back)
+        elif last is not None:
+            self._answer(self.messages[: last + 1], "the answer before stays")
+        return seed
+
+    def _answer(self, asked: list[Message], otherwise: str) -> bool:
+        """Answer a conversation; it becomes the chat's where there is an answer, else it is told what happens instead.
+
+        Returns:
+            Whether there was an answer.
+        """
         whole, answer, last = self._show_answer(asked)
         if whole:
             self.messages = [*asked, dict(last.message or {"role": "assistant", "content": whole})]
@@ -166,12 +218,13 @@ class Repl:
         elif whole and not answer and not self.terminal.live:
             self.terminal.error_line(UNANSWERED)
         if self.as_json or not self.terminal.live:
-            return
+            return bool(whole)
         if whole and last.stats:
             self.terminal.line(status_line(last), DIM)
         else:
             ended = "stopped before the first word" if self.stopped else "there was no answer"
-            self.terminal.line(f"{ended}; your message was taken back", DIM)
+            self.terminal.line(f"{ended}; {otherwise}", DIM)
+        return bool(whole)
 
     def _show_answer(self, messages: list[Message]) -> tuple[str, str, Chunk]:
         """Stream an answer to the terminal; return all its text, that without the reasoning, and its last chunk."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from helix_mlx.cli.console.terminal import DIM
 from helix_mlx.cli.options import SETTINGS, Setting, draft_length, template_arg, thinking
 from helix_mlx.cli.session.repl import Repl
+from helix_mlx.cli.session.saved import SavedChat, is_saved_chat, read_chat
 from helix_mlx.cli.session.status import memory_line, stats_lines
-from helix_mlx.cli.session.transcript import save_transcript
+from helix_mlx.cli.session.transcript import render_markdown, save_transcript
 from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.request import Request, SamplingParams
 
@@ -60,6 +61,7 @@ def _help(repl: Repl, rest: str) -> bool:
     width = max(len(command.usage) for command in COMMANDS.values())
     for command in COMMANDS.values():
         repl.terminal.line(f"{command.usage.ljust(width)}  {command.help}")
+    repl.terminal.line('Lines between """ and """ are one message.')
     repl.terminal.line("Ctrl-C stops an answer, Ctrl-D leaves.")
     return True
 
@@ -67,6 +69,20 @@ def _help(repl: Repl, rest: str) -> bool:
 def _reset(repl: Repl, rest: str) -> bool:
     repl.reset()
     return _note(repl, "The conversation is forgotten; the system message and the settings stay.")
+
+
+def _retry(repl: Repl, rest: str) -> bool:
+    seed = repl.retry()
+    return True if seed is None else _note(repl, f"That was with the next seed, {seed}.")
+
+
+def _model(repl: Repl, rest: str) -> bool:
+    if not rest:
+        return _note(repl, f"This is {repl.engine.name}. /model NAME takes another pair or model.")
+    if repl.switch_model is None:
+        raise SettingsError("the model of this chat is fixed; start another with `helix-mlx chat NAME`")
+    repl.switch_model(rest)
+    return _note(repl, f"Now {repl.engine.name} · {memory_line(repl.engine.memory())}")
 
 
 def _system(repl: Repl, rest: str) -> bool:
@@ -162,9 +178,39 @@ def _quit(repl: Repl, rest: str) -> bool:
 def _write_transcript(repl: Repl, rest: str, overwrite: bool) -> bool:
     if not rest:
         raise SettingsError("/save needs the name of a file, such as /save talk.md")
-    path = Path(rest).expanduser()
-    save_transcript(path, repl.engine.name, repl.messages, overwrite)
+    path = _path(rest)
+    if is_saved_chat(path):
+        text = SavedChat(
+            repl.engine.name, repl.messages, repl.params, repl.draft_tokens, repl.thinking, repl.template_args
+        ).to_text()
+    else:
+        text = render_markdown(repl.engine.name, repl.messages)
+    save_transcript(path, text if repl.messages else "", overwrite)
     return _note(repl, f"Saved in {path}.")
+
+
+def _load(repl: Repl, rest: str) -> bool:
+    if not rest:
+        raise SettingsError("/load needs the name of a file, such as /load talk.json")
+    path = _path(rest)
+    saved = read_chat(path)
+    repl.resume(saved.messages)
+    repl.params, repl.thinking, repl.template_args = saved.params, saved.thinking, saved.template_args
+    words = [*asdict(saved.params), "thinking", "template_args"]
+    if repl.engine.has_draft:
+        repl.draft_tokens = saved.draft_tokens
+        words.append("draft_tokens")
+    repl.origins = {**repl.origins, **dict.fromkeys(words, path.name)}
+    _tell_unread(repl, repl.thinking, repl.template_args)
+    other = "" if saved.pair == repl.engine.name else f" It was with {saved.pair}, and goes on with {repl.engine.name}."
+    return _note(repl, f"Loaded {len(saved.messages)} messages and the settings from {path}.{other}")
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(text)
 
 
 def _current(repl: Repl, setting: Setting) -> object:
@@ -197,13 +243,16 @@ def _note(repl: Repl, text: str) -> bool:
 
 COMMANDS = {
     "help": SlashCommand("/help", "this list", _help),
+    "retry": SlashCommand("/retry", "answer the last message again; with a seed, the next one", _retry),
     "reset": SlashCommand("/reset", "forget the conversation", _reset),
     "system": SlashCommand("/system TEXT", "set the system message; none takes it away", _system),
     "draft": SlashCommand("/draft N|off|auto", "drafts a cycle", _draft),
     "think": SlashCommand("/think on|off|auto", "whether the model reasons before it answers", _think),
     "set": SlashCommand("/set NAME VALUE", "change a setting, such as temperature 0.7; alone, show them all", _set),
     "stats": SlashCommand("/stats", "what the last answer cost, and the memory in use", _stats),
-    "save": SlashCommand("/save FILE", "write the conversation to a Markdown file", _save),
+    "save": SlashCommand("/save FILE", "write the conversation, as Markdown or, to FILE.json, for /load", _save),
     "save!": SlashCommand("/save! FILE", "the same, over a file that exists", _save_over),
+    "load": SlashCommand("/load FILE.json", "go on with a saved conversation and its settings", _load),
+    "model": SlashCommand("/model NAME", "go on with another pair or model", _model),
     "quit": SlashCommand("/quit", "leave", _quit),
 }

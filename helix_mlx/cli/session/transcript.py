@@ -1,4 +1,4 @@
-"""A conversation as a Markdown file."""
+"""A conversation as a file: Markdown to read, and how any is written."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from helix_mlx.errors import SettingsError
 _TITLES = {"system": "System", "user": "You"}
 
 
-def save_transcript(path: Path, name: str, messages: Sequence[dict[str, str]], overwrite: bool = False) -> None:
+def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
     """Write a conversation beside its file and rename it, so that no half of one is ever left.
 
     Args:
         path: the file.
-        name: the pair's name, which heads its answers.
-        messages: the conversation.
+        text: the conversation, empty where there is none.
         overwrite: whether a file that exists is replaced.
 
     Raises:
         SettingsError: there is nothing to save, the file exists, or it cannot be written.
     """
-    if not messages:
+    if not text:
         raise SettingsError("there is nothing to save yet")
     if path.is_dir():
         raise SettingsError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
         raise SettingsError(f"{path} exists; choose another name, or replace it with /save! {path}")
     try:
-        write_beside(path, render_markdown(name, messages))
+        write_beside(path, text)
     except OSError as error:
         raise SettingsError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 

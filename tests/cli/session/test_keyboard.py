@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helix_mlx.cli.console.terminal import Terminal
-from helix_mlx.cli.session.keyboard import LINES_KEPT, Keyboard, history_file
+from helix_mlx.cli.session.keyboard import LINES_KEPT, Keyboard, history_file, opens_block
 from helix_mlx.errors import PromptError
 
 
@@ -91,3 +91,23 @@ def test_the_history_lies_in_the_state_folder(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("HOME", str(tmp_path))
     assert history_file({"XDG_STATE_HOME": "/state"}) == Path("/state/helix-mlx/history")
     assert history_file({}) == tmp_path / ".local" / "state" / "helix-mlx" / "history"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['"""', "one", "", "  /two", '"""'], "one\n\n  /two"),
+        (['"""one', 'two"""'], "one\ntwo"),
+        (['"""one"""'], "one"),
+        (['"""', '"""'], ""),
+    ],
+)
+def test_lines_between_quotes_are_one_message(
+    typed: list[str], terminal: Terminal, lines: list[str], message: str
+) -> None:
+    typed[:] = lines
+    keyboard = Keyboard(terminal, None)
+    first = keyboard.read()
+    assert opens_block(first)
+    assert keyboard.read_block(first) == message
+    assert typed == []

@@ -15,7 +15,7 @@ import pytest
 from helix_mlx.cli.chat import respond
 from helix_mlx.cli.console.terminal import Terminal
 from helix_mlx.cli.session.repl import Repl
-from helix_mlx.errors import PromptError
+from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.request import Chunk, SamplingParams, Stats
 from tests.cli.fakes import FakeEngine
 
@@ -129,3 +129,40 @@ def test_the_handler_of_ctrl_c_is_put_back(repl: Repl) -> None:
     with pytest.raises(PromptError):
         respond(repl, "too long")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_retry_answers_the_last_message_again(repl: Repl, fake: FakeEngine) -> None:
+    respond(repl, "one")
+    respond(repl, "two")
+    before = list(repl.messages)
+    respond(repl, "/retry")
+    assert fake.talk.asked[2][0] == fake.talk.asked[1][0]
+    assert repl.messages == before
+
+
+@pytest.mark.parametrize(("temperature", "seeds"), [(0.7, [5, 6, 7]), (0.0, [5, 5, 5])])
+def test_retry_takes_the_next_seed_where_one_is_drawn_from(
+    repl: Repl, fake: FakeEngine, temperature: float, seeds: list[int]
+) -> None:
+    repl.params = SamplingParams(temperature=temperature, seed=5)
+    for line in ("one", "/retry", "/retry"):
+        respond(repl, line)
+    assert [params.seed for _, params, _ in fake.talk.asked if params] == seeds
+
+
+def test_retry_asks_a_message_that_was_taken_back_once_more(repl: Repl, fake: FakeEngine) -> None:
+    respond(repl, "one")
+    for line in ("too long", "/retry", "/retry"):
+        with pytest.raises(PromptError):
+            respond(repl, line)
+    assert [message["content"] for message in fake.talk.asked[-1][0]] == ["one", "You said one", "too long"]
+    assert len(repl.messages) == 2
+
+
+def test_there_is_nothing_to_retry_before_the_first_message(repl: Repl) -> None:
+    with pytest.raises(SettingsError, match="no message to answer again"):
+        respond(repl, "/retry")
+    respond(repl, "one")
+    respond(repl, "/reset")
+    with pytest.raises(SettingsError, match="no message to answer again"):
+        respond(repl, "/retry")

@@ -54,7 +54,7 @@ def test_quit_ends_the_chat(repl: Repl) -> None:
 
 
 def test_an_unknown_command_is_told_what_there_is(repl: Repl) -> None:
-    with pytest.raises(SettingsError, match=r"there is no /xyzzy; there are /help /reset /system .*/quit"):
+    with pytest.raises(SettingsError, match=r"there is no /xyzzy; there are /help /retry /reset /system .*/quit"):
         respond(repl, "/xyzzy")
     with pytest.raises(SettingsError, match=r"there is no /stat \(did you mean /stats\?\); there are /help"):
         respond(repl, "/stat")
@@ -195,3 +195,83 @@ def test_save_needs_a_place(repl: Repl, tmp_path: Path, monkeypatch: pytest.Monk
 def test_there_is_nothing_to_save_before_the_first_word(repl: Repl, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nothing to save"):
         respond(repl, f"/save {tmp_path / 'talk.md'}")
+
+
+def test_a_chat_saved_as_json_is_taken_up_again(repl: Repl, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    for line in (
+        "/system Be brief.",
+        "one",
+        "think",
+        "/set temperature 0.7",
+        "/set stop end",
+        "/draft 3",
+        "/think off",
+    ):
+        respond(repl, line)
+    respond(repl, "/set template-arg effort=high")
+    respond(repl, f"/save {file}")
+    before = (repl.messages, repl.params, repl.draft_tokens, repl.thinking, repl.template_args)
+    fake = FakeEngine()
+    again = Repl(fake, fake.talk, repl.terminal, SamplingParams())
+    respond(again, "forgotten")
+    respond(again, f"/load {file}")
+    assert (again.messages, again.params, again.draft_tokens, again.thinking, again.template_args) == before
+    assert again.origins["temperature"] == "talk.json"
+    assert fake.talk.resets == 1
+    respond(again, "two")
+    assert fake.talk.asked[-1][0][:-1] == before[0]
+
+
+def test_a_chat_of_another_pair_says_so(repl: Repl, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    respond(repl, "one")
+    respond(repl, f"/save {file}")
+    file.write_text(file.read_text().replace('"pair": "fake"', '"pair": "other"'))
+    respond(repl, f"/load {file}")
+    assert "It was with other, and goes on with fake." in said(repl)
+
+
+SETTINGS_SAVED = '"settings": {"draft_tokens": null, "thinking": null, "template_args": {}}'
+COLD = SETTINGS_SAVED.replace("{", '{"temperature": -1, ', 1)
+HELLO = '"messages": [{"role": "user", "content": "hello"}]'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "{}",
+        "[" * 100_000,
+        "\ufeff{",
+        f'{{"pair": "x", "messages": [], {SETTINGS_SAVED}}}',
+        f'{{"pair": 1, {HELLO}, {SETTINGS_SAVED}}}',
+        f'{{"pair": "x", "messages": [{{"role": "tool", "content": ""}}], {SETTINGS_SAVED}}}',
+        f'{{"pair": "x", "messages": [{{"role": "user", "content": 1}}], {SETTINGS_SAVED}}}',
+        f'{{"pair": "x", "messages": [{{"role": "user", "content": "\\ud800"}}], {SETTINGS_SAVED}}}',
+        f'{{"pair": "x", {HELLO}, {COLD}}}',
+        f'{{"pair": "x", {HELLO}, {SETTINGS_SAVED.replace("null", "99")}}}',
+    ],
+)
+def test_a_file_that_is_no_saved_chat_is_one_line_and_changes_nothing(repl: Repl, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(text)
+    respond(repl, "one")
+    before = list(repl.messages)
+    with pytest.raises(SettingsError, match="is no saved chat"):
+        respond(repl, f"/load {file}")
+    assert (repl.messages, repl.params) == (before, SamplingParams())
+
+
+@pytest.mark.parametrize(
+    ("line", "told"), [("/load", "needs the name"), ("/load no.json", "cannot read no.json: No such")]
+)
+def test_load_needs_a_file(repl: Repl, line: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        respond(repl, line)
+
+
+def test_model_alone_says_which_it_is(repl: Repl) -> None:
+    respond(repl, "/model")
+    assert "This is fake." in said(repl)
