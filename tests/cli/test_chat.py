@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from helix_mlx.cli.session.repl import Repl
 from helix_mlx.errors import ModelError
 from helix_mlx.request import SamplingParams
 from tests.cli.conftest import Run
-from tests.cli.fakes import FakeEngine
+from tests.cli.fakes import FakeEngine, FakeTalk
 from tests.cli.golden_files import Script
 
 ROOT = Path(__file__).parent.parent.parent
@@ -242,7 +243,9 @@ class Loader:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
-        self.engines: list[FakeEngine] = []
+        self.talks: list[FakeTalk] = []
+        self.alive = 0
+        self._engines: list[weakref.ref[FakeEngine]] = []
         self.broken: set[str] = set()
         monkeypatch.setattr("helix_mlx.cli.chat.open_engine", self.open)
         monkeypatch.setattr("helix_mlx.cli.loading.named_pair", lambda name: None)
@@ -250,6 +253,7 @@ class Loader:
     def open(self, options: Options, terminal: Terminal) -> FakeEngine:
         name = options["model"] or "first"
         self.done.append(f"load {name}")
+        self.alive = max(self.alive, sum(engine() is not None for engine in self._engines))
         if name in self.broken:
             raise ModelError(f"{name} is broken")
         done = self.done
@@ -260,7 +264,8 @@ class Loader:
 
         engine = Engine(is_demo=False)
         engine.name, engine.defaults = name, {"temperature": 0.6, "top_k": 20} if name == "second" else {}
-        self.engines.append(engine)
+        self.talks.append(engine.talk)
+        self._engines.append(weakref.ref(engine))
         return engine
 
 
@@ -271,7 +276,8 @@ def test_another_model_is_loaded_after_the_first_is_closed_and_goes_on(
     result = run("chat", "--top-k", "3", text="one\n/model second\ntwo\n")
     assert result.exit_code == 0
     assert loader.done == ["load first", "close first", "load second", "close second"]
-    ((messages, params, _),) = loader.engines[1].talk.asked
+    assert loader.alive == 0, "two models share the memory"
+    ((messages, params, _),) = loader.talks[1].asked
     assert [message["content"] for message in messages] == ["one", "You said one", "two"]
     assert params is not None
     assert (params.temperature, params.top_k) == (0.6, 3)
@@ -289,6 +295,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_first(monkeypatch: pytest.Monk
         converse(repl, Script(terminal, "one\n/model second\ntwo\n/quit"))
         assert "Error: second is broken; first goes on\n> two\nYou said two" in out.getvalue()
         assert loader.done == ["load first", "close first", "load second", "load first"]
+        assert loader.alive == 0
         loader.broken.add("first")
         with pytest.raises(ModelError, match="first is broken"):
             converse(repl, Script(terminal, "/model second\ntwo\n/quit"))
