@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from helix_mlx.bench.output.flags import FlagCommand
-from helix_mlx.bench.output.receipt import document, write_beside
+from helix_mlx.bench.output.receipt import document, write_output
 from helix_mlx.bench.output.tables import Asked, show_all
 
 Measured = tuple[Any, Sequence[Asked]]
@@ -60,7 +60,7 @@ def finish(receipt: dict[str, Any], as_json: bool, out: Path | None) -> None:
     """
     text = json.dumps(receipt, indent=1, ensure_ascii=False)
     if out is not None:
-        write_beside(out, (text + "\n").encode())
+        write_output(out, (text + "\n").encode())
         click.echo(f"Every figure is in {out}.", err=True)
     if as_json:
         click.echo(text)

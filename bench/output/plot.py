@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from helix_mlx.bench.output.receipt import ReceiptError, write_beside
+from helix_mlx.bench.output.receipt import ReceiptError, write_output
 from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS
 
 COLOURS = {
@@ -67,7 +67,7 @@ def draw(receipt: dict[str, Any], file: Path) -> None:
     figure.tight_layout(rect=(0, 0.2 * inch, 1, 1 - 0.55 * inch))
     out = io.BytesIO()
     figure.savefig(out, format="png", transparent=True)
-    write_beside(file, out.getvalue())
+    write_output(file, out.getvalue())
 
 
 def bars(records: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, tuple[float, float, float]]]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
@@ -19,6 +17,7 @@ from helix_mlx import __version__
 from helix_mlx.bench.output.tables import Asked
 from helix_mlx.engine.engine import Engine
 from helix_mlx.errors import HelixError
+from helix_mlx.files import write_beside
 from helix_mlx.kernels.device import chip_name
 
 FORMAT = 1
@@ -102,22 +101,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_beside(file: Path, data: bytes) -> None:
-    """Write a file beside and rename it, so that nothing half-written is ever there under its name.
+def write_output(file: Path, data: bytes) -> None:
+    """Write what a benchmark made: whole, or not at all.
 
     Raises:
         ReceiptError: it cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        write_beside(file, data, mode=0o644)
     except OSError as error:
-        raise ReceiptError(f"cannot write {file}: {error.strerror}; name a file in a folder that exists") from error
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, file)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(name)
-        raise ReceiptError(f"cannot write {file}: {error.strerror}") from error
+        advice = "" if file.parent.is_dir() else "; name a file in a folder that exists"
+        raise ReceiptError(f"cannot write {file}: {error.strerror}{advice}") from error

@@ -22,6 +22,7 @@ from mlx.utils import tree_map, tree_map_with_path, tree_unflatten
 from helix_mlx.convert.builtin.architecture import fake_quantised, named_arrays
 from helix_mlx.convert.builtin.compute.cpu_ops import fast_training_ops
 from helix_mlx.convert.builtin.data.batches import Tokens, Weights
+from helix_mlx.files import write_beside
 
 Batch = tuple[mx.array, mx.array]
 # (model, tokens [B, L + 1], weights [B, L]) -> scalar loss
@@ -178,7 +179,7 @@ class Trainer:
         mx.save_safetensors(str(beside), state)
         beside.rename(self._folder / "state.safetensors")
         clock = {"elapsed": self._elapsed, "steps": self._steps}
-        (self._folder / "clock.json").write_text(json.dumps(clock), encoding="utf-8")
+        write_beside(self._folder / "clock.json", json.dumps(clock).encode())
         if on_checkpoint is not None:
             on_checkpoint()
 

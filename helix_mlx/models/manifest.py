@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from helix_mlx.errors import PairError
+from helix_mlx.files import write_beside
 
 FORMAT = 1
 """Of the file. A folder of a later one needs a later Helix."""
@@ -73,9 +73,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write it into a folder, as its last file."""
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
-        beside = folder / f".{NAME}.part"
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, folder / NAME)
+        write_beside(folder / NAME, f"{text}\n".encode())
 
 
 def read_manifest(folder: Path) -> Manifest:

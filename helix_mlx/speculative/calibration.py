@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from helix_mlx.files import write_beside
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.cost_model import CostTable, Kind
 
@@ -84,16 +82,8 @@ class LadderStore:
         data = {"format": FORMAT, "key": asdict(key), "ladder": asdict(ladder)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._folder, suffix=".part")
+            write_beside(self._folder / key.file_name, json.dumps(data, indent=1).encode(), mode=0o600)
         except OSError:
-            return False
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(data, file, indent=1)
-            os.replace(name, self._folder / key.file_name)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(name)
             return False
         return True
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from helix_mlx.cli.console.interrupt import ctrl_c_as_exception
 from helix_mlx.cli.console.terminal import Terminal
 from helix_mlx.cli.console.text import checked_text, not_utf8
-from helix_mlx.cli.session.transcript import write_beside
 from helix_mlx.errors import PromptError
+from helix_mlx.files import write_beside
 
 LINES_KEPT = 1000
 BLOCK = '"""'
@@ -93,7 +93,8 @@ class Keyboard:
         try:
             self._history.parent.mkdir(parents=True, exist_ok=True)
             lines = [*_read_lines(self._history), *self._typed][-LINES_KEPT:]
-            write_beside(self._history, "".join(line + "\n" for line in lines), mode=0o600)
+            text = "".join(line + "\n" for line in lines)
+            write_beside(self._history, text.encode("utf-8", errors="replace"), mode=0o600)
         except OSError:
             pass
         self._typed.clear()

@@ -1,13 +1,12 @@
-"""A conversation as a file: Markdown to read, and how any is written."""
+"""A conversation as a file: Markdown to read."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from helix_mlx.errors import SettingsError
+from helix_mlx.files import write_beside
 
 _TITLES = {"system": "System", "user": "You"}
 
@@ -30,7 +29,7 @@ def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
     if path.exists() and not overwrite:
         raise SettingsError(f"{path} exists; choose another name, or replace it with /save! {path}")
     try:
-        write_beside(path, text)
+        write_beside(path, text.encode("utf-8", errors="replace"))
     except OSError as error:
         raise SettingsError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 
@@ -47,31 +46,3 @@ def _markdown(message: Mapping[str, str]) -> str:
     if not reasoning:
         return content
     return f"<details><summary>Reasoning</summary>\n\n{reasoning}\n\n</details>\n\n{content}".rstrip()
-
-
-def write_beside(path: Path, text: str, mode: int | None = None) -> None:
-    """Write a file beside its place and rename it when it is whole.
-
-    Args:
-        path: the file.
-        text: what it will hold.
-        mode: its permissions; None leaves them as any new file's.
-
-    Raises:
-        OSError: it cannot be written; what was there before still is.
-    """
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with open(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        os.chmod(beside, _new_file_mode() if mode is None else mode)
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
-
-
-def _new_file_mode() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from helix_mlx.errors import HelixError
+from helix_mlx.files import write_beside
 
 MODULE = "helix_cpu"
 SOURCES = Path(__file__).parent
@@ -129,8 +129,8 @@ def store(stamp: Stamp, library: Path, folder: Path) -> Path | None:
     note = {"stamp": asdict(stamp), "library": name, "digest": digest}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / name, library.read_bytes())
-        _write(folder / f"{stamp.key}.json", json.dumps(note, indent=2).encode())
+        write_beside(folder / name, library.read_bytes(), mode=0o600)
+        write_beside(folder / f"{stamp.key}.json", json.dumps(note, indent=2).encode(), mode=0o600)
     except OSError:
         return None
     return folder / name
@@ -202,18 +202,6 @@ def _run(command: Sequence[str]) -> None:
         lines = done.stderr.splitlines()
         first = next((line for line in lines if "error" in line), lines[0] if lines else "it does not say why")
         raise LibraryError(f"{command[0]} fails: {' '.join(first.split())[:200]}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, beside = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(beside, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
 
 
 def _digest(*files: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from helix_mlx.bench.output.command import finish
-from helix_mlx.bench.output.receipt import FORMAT, Receipt, ReceiptError, write_beside
+from helix_mlx.bench.output.receipt import FORMAT, Receipt, ReceiptError, write_output
 from helix_mlx.bench.output.tables import Asked
 from helix_mlx.engine.engine import Engine
 
@@ -33,4 +33,4 @@ def test_a_receipt_says_what_was_run_where(engine: Engine, tmp_path: Path) -> No
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(ReceiptError, match="folder that exists"):
-        write_beside(tmp_path / "nowhere" / "receipt.json", b"")
+        write_output(tmp_path / "nowhere" / "receipt.json", b"")

@@ -1,0 +1,49 @@
+"""A file that is written beside its place is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from helix_mlx.files import write_beside
+
+
+def fail(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "one.json"
+    file.write_bytes(b"before")
+    write_beside(file, b"after")
+    assert file.read_bytes() == b"after"
+    assert os.listdir(tmp_path) == ["one.json"]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "one.json"
+    file.write_bytes(b"before")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_beside(file, b"after")
+    assert file.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["one.json"]
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(None, 0o640), (0o600, 0o600), (0o644, 0o644)])
+def test_a_file_has_the_mode_asked_for_or_that_of_any_new_file(tmp_path: Path, mode: int | None, expected: int) -> None:
+    before = os.umask(0o027)
+    try:
+        write_beside(tmp_path / "one.json", b"", mode)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "one.json").stat().st_mode & 0o777 == expected
+
+
+def test_a_path_without_a_name_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"\.part"):
+        write_beside(Path("."), b"")
+    assert os.listdir(tmp_path) == []
