@@ -6,7 +6,7 @@ import contextlib
 import errno
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,21 @@ from mlx_lm import utils
 from mlx_lm.convert import mixed_quant_predicate_builder
 
 from helix_mlx.convert.recipe import Recipe, dtype_of
-from helix_mlx.convert.source import Line, check_room
+from helix_mlx.convert.source import check_room
 from helix_mlx.errors import HelixError, ModelError
 from helix_mlx.models.files import copy_others
 from helix_mlx.models.loader import read_model
 from helix_mlx.models.third_party import guarded
+from helix_mlx.types import Notice, Progress
 
 SHARD_BYTES = 5 << 30
 """The most that one file of weights holds, and that memory holds of them, as in mlx-lm."""
 AHEAD = 6
 """Arrays under way at once: a quantised weight, its scales and its biases, and those of the next one."""
-Progress = Callable[[int, int], None]
 
 
 def convert_checkpoint(
-    source: Path, destination: Path, recipe: Recipe, *, trust_remote_code: bool, line: Line, progress: Progress
+    source: Path, destination: Path, recipe: Recipe, *, trust_remote_code: bool, line: Notice, progress: Progress
 ) -> dict[str, Any] | None:
     """Write a model into a new folder, with mlx-lm's own classes, names and numbers.
 
@@ -65,7 +65,7 @@ def quantization_of(config: dict[str, Any]) -> dict[str, Any] | None:
     return None if found is None else {key: found[key] for key in ("group_size", "bits", "mode") if key in found}
 
 
-def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool, line: Line) -> tuple[Any, dict[str, Any]]:
+def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool, line: Notice) -> tuple[Any, dict[str, Any]]:
     """The model with its weights still to be computed, and its configuration; nothing is in memory yet."""
     model: Any
     model, config = read_model(source, trust_remote_code=trust_remote_code, notice=line)

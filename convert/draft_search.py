@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import CacheNotFound, scan_cache_dir, snapshot_download
 
-from helix_mlx.convert.source import Line, check_repository, weight_bytes
+from helix_mlx.convert.source import check_repository, weight_bytes
 from helix_mlx.errors import HelixError, ModelError, PairError, SettingsError
 from helix_mlx.models.files import TOKENIZER_FILES
 from helix_mlx.models.hub import hub_errors
@@ -18,6 +18,7 @@ from helix_mlx.models.manifest import read_manifest
 from helix_mlx.models.pairs import converted_folders, named_pairs, source_path
 from helix_mlx.models.text.tokenizer import Tokenizer
 from helix_mlx.models.text.vocabulary import compare
+from helix_mlx.types import Notice
 
 LARGEST = 0.5
 """Of the target's bytes: a draft costs about its bytes, and one of half the target's cannot gain."""
@@ -51,7 +52,7 @@ class Suggestion:
     here: bool
 
 
-def suggest_drafts(target: str, line: Line) -> list[Suggestion]:
+def suggest_drafts(target: str, line: Notice) -> list[Suggestion]:
     """Drafts whose vocabulary fits a target and that are small enough, the most promising first.
 
     Of models that are not on this machine the tokenizer is fetched, and nothing else.
@@ -108,7 +109,7 @@ def _cached() -> Iterator[tuple[str, Path]]:
 
 
 def _judged(
-    target: str, tokenizer: Tokenizer, size: int | None, draft: str, about: int, line: Line
+    target: str, tokenizer: Tokenizer, size: int | None, draft: str, about: int, line: Notice
 ) -> Suggestion | None:
     """A candidate beside the target; None where it is too large, or has too little in common."""
     share = about / size if size else None
@@ -153,7 +154,7 @@ def _measured(target: str, draft: str) -> float | None:
     return None
 
 
-def _tokenizer_folder(repository: str, line: Line) -> Path:
+def _tokenizer_folder(repository: str, line: Notice) -> Path:
     """A folder with a repository's tokenizer.
 
     Raises:

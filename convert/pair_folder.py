@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,15 @@ from helix_mlx import __version__
 from helix_mlx.convert.checkpoint import convert_checkpoint
 from helix_mlx.convert.file_lock import exclusively
 from helix_mlx.convert.recipe import Recipe
-from helix_mlx.convert.source import Line, Source, check_room, find_source
+from helix_mlx.convert.source import Source, check_room, find_source
 from helix_mlx.errors import ModelError, SettingsError
 from helix_mlx.models.manifest import ConvertedModel, Manifest, hashed_files
 from helix_mlx.models.text.tokenizer import Tokenizer
 from helix_mlx.models.text.vocabulary import compare
+from helix_mlx.types import Notice, StepProgress
 
 DONE = "done.json"
 """Beside a model in the folder that is being made: what it was made of, so that the next try takes it over."""
-Progress = Callable[[str, int, int], None]
-"""Is told what is under way, and how far it is."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Wanted:
     endpoint: str | None = None
 
 
-def convert_pair(wanted: Wanted, line: Line, progress: Progress) -> Manifest:
+def convert_pair(wanted: Wanted, line: Notice, progress: StepProgress) -> Manifest:
     """Fetch, check that they belong together, quantise, hash, and put the folder in its place.
 
     An interruption keeps what is whole, beside; the same call goes on from there.
@@ -64,7 +62,7 @@ def convert_pair(wanted: Wanted, line: Line, progress: Progress) -> Manifest:
         return _convert(wanted, line, progress)
 
 
-def _convert(wanted: Wanted, line: Line, progress: Progress) -> Manifest:
+def _convert(wanted: Wanted, line: Notice, progress: StepProgress) -> Manifest:
     found = {"target": _find(wanted, wanted.target, wanted.revision, line)}
     if wanted.draft is not None:
         found["draft"] = _find(wanted, wanted.draft, wanted.draft_revision, line)
@@ -114,7 +112,7 @@ def out_folder(out: str, pairs_folder: Path) -> Path:
     return pairs_folder / out
 
 
-def _find(wanted: Wanted, name: str, revision: str | None, line: Line) -> Source:
+def _find(wanted: Wanted, name: str, revision: str | None, line: Notice) -> Source:
     return find_source(
         name, revision=revision, trust_remote_code=wanted.trust_remote_code, line=line, endpoint=wanted.endpoint
     )
@@ -138,7 +136,7 @@ def _expected_bytes(source: Source, recipe: Recipe) -> int:
 
 
 def _converted(
-    folder: Path, source: Source, recipe: Recipe, wanted: Wanted, line: Line, progress: Progress
+    folder: Path, source: Source, recipe: Recipe, wanted: Wanted, line: Notice, progress: StepProgress
 ) -> ConvertedModel:
     """Convert a model into its folder, which has its role's name, or find it there whole from a try before."""
     role = folder.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,9 +16,9 @@ from helix_mlx.models.files import FETCHED, weight_files
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.loader import read_config
 from helix_mlx.models.manifest import sha256
+from helix_mlx.types import Notice
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-Line = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def check_repository(name: str) -> None:
 
 
 def find_source(
-    name: str, *, revision: str | None, trust_remote_code: bool, line: Line, endpoint: str | None
+    name: str, *, revision: str | None, trust_remote_code: bool, line: Notice, endpoint: str | None
 ) -> Source:
     """A model's files, fetched where they are not here. What broke off goes on where it was.
 
@@ -90,7 +90,7 @@ def find_source(
     return source
 
 
-def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Line, endpoint: str | None) -> Source:
+def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Notice, endpoint: str | None) -> Source:
     with hub_errors(name):
         info = HfApi(endpoint=endpoint).model_info(name, revision=revision, files_metadata=True)
     names = [each.rfilename for each in info.siblings or []]

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "helix_mlx"
 FLOORS: tuple[set[str], ...] = (
-    {"errors", "files", "config", "request", "thinking", "toml"},
+    {"errors", "files", "config", "request", "thinking", "toml", "types"},
     {"kernels", "sampling"},
     {"paging"},
     {"models"},

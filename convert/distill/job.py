@@ -35,12 +35,11 @@ from helix_mlx.models.pair import load_pair
 from helix_mlx.models.pairs import NamedPair, named_pair
 from helix_mlx.models.text.tokenizer import Tokenizer
 from helix_mlx.models.text.vocabulary import compare
+from helix_mlx.types import Notice, StepProgress
 
 MEASURED_TEMPERATURES, MEASURED_DRAFTS = (0.0, 0.7), 4
 ROW_TOKENS = 1024
 """The most of a text that a draft learns from."""
-Line = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Wanted:
             raise SettingsError(f"held-out is {self.held_out:g}, but has to be a share between 0 and 1")
 
 
-def distill(wanted: Wanted, line: Line, progress: Progress) -> dict[str, Any]:
+def distill(wanted: Wanted, line: Notice, progress: StepProgress) -> dict[str, Any]:
     """Teach a pair's draft on its target's answers, and make a pair with the draft that foresees them best.
 
     An interruption keeps what has been done, beside `out`; the same call goes on from there.
@@ -120,7 +119,7 @@ def _folders(pair: NamedPair) -> dict[str, Path]:
     return folders
 
 
-def _begin(work: Path, wanted: Wanted, prompts: Prompts, folders: dict[str, Path], line: Line) -> None:
+def _begin(work: Path, wanted: Wanted, prompts: Prompts, folders: dict[str, Path], line: Notice) -> None:
     """Make the folder of the work, or take one over that was begun with the same settings."""
     made_of: dict[str, Any] = {
         **{name: value for name, value in asdict(wanted).items() if name not in ("out", "prompts")},
@@ -151,8 +150,8 @@ class _Job:
     pair: NamedPair
     folders: dict[str, Path]
     work: Path
-    line: Line
-    progress: Progress
+    line: Notice
+    progress: StepProgress
 
     def run(self) -> dict[str, Any]:
         texts, before = self._write()

@@ -10,7 +10,8 @@ from typing import Any
 from zlib import crc32
 
 from helix_mlx.errors import PromptError
-from helix_mlx.models.text.tokenizer import Message, Tokenizer
+from helix_mlx.models.text.tokenizer import Tokenizer
+from helix_mlx.types import Message
 
 FEWEST = 8
 """Fewer prompts teach nothing that others would have a use for."""

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from helix_mlx.convert.distill.texts import Text
+from helix_mlx.types import Progress
 
 TOP = 64
 """Tokens of a place that are kept; the others weigh little together, and count as rejected."""
@@ -21,7 +22,6 @@ TEMPERATURES = (1.0, 0.7)
 ROWS = 1024
 """Places of a pass; what a large vocabulary makes of more does not fit a small machine."""
 TEXTS_A_FILE = 32
-Progress = Callable[[int, int], None]
 Reader = Callable[[mx.array], mx.array]
 """Token ids `[1, L]` to logits `[1, L, V]`."""
 

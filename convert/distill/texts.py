@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.handle import Handle
 from helix_mlx.request import Request, SamplingParams
+from helix_mlx.types import Progress
 
 TEMPERATURES = (0.0, 0.7, 1.0, 0.7)
 """Of a prompt's texts, in turn. Greedy and sampled text differ in what a draft has to foresee."""
 AT_ONCE = 16
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

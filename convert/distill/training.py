@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ from helix_mlx.convert.distill.batching import Lessons
 from helix_mlx.convert.distill.distillation_loss import Rows, imitation_loss, kept_chance
 from helix_mlx.convert.distill.numpy_ops import are_faster, fastest_ops
 from helix_mlx.convert.distill.student import Student
+from helix_mlx.types import Notice, Progress
 
 STATE, BEST = "state.safetensors", "best.safetensors"
 BASE_WIDTH, BASE_RATE, LORA_FACTOR = 256, 1.5e-3, 2.0
 """Adam's rate falls with a model's width (Yang et al. 2022, 2203.03466); a low-rank change takes a larger one."""
 PATIENCE = 4
 """Epochs without a better one, after which it ends."""
-Progress = Callable[[int, int], None]
-Line = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Trainer:
         if not are_faster():  # what numpy computes cannot be compiled
             self._gradients, self._chances = mx.compile(self._gradients), mx.compile(self._chances)
 
-    def run(self, taught: Lessons, held_out: Lessons, line: Line, progress: Progress) -> Any:
+    def run(self, taught: Lessons, held_out: Lessons, line: Notice, progress: Progress) -> Any:
         """Teach it to the end, or go on from where the folder is.
 
         Returns:
@@ -114,7 +112,7 @@ class Trainer:
             mx.eval(self._parameters, self._optimizer.state)
             progress(step + 1, steps)
 
-    def _examine(self, held_out: Lessons, line: Line) -> None:
+    def _examine(self, held_out: Lessons, line: Notice) -> None:
         """See what held-out texts say, keep the best, and keep the state."""
         course, sums = self.course, mx.zeros((2,))
         for rows in held_out.batches(seed=None):

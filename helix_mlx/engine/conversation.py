@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.scheduling.sequence import Sequence
-from helix_mlx.engine.streaming import Cancel, Progress, read
-from helix_mlx.models.text.tokenizer import Message
+from helix_mlx.engine.streaming import read
 from helix_mlx.request import Chunk, Request, SamplingParams, Settings
+from helix_mlx.types import Cancel, Message, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

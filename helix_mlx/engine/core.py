@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.execution.calibration_run import Progress, measure
+from helix_mlx.engine.execution.calibration_run import measure
 from helix_mlx.engine.execution.cycle import Models
 from helix_mlx.engine.execution.engine_thread import EngineThread
 from helix_mlx.engine.execution.runner import Runner
@@ -29,7 +29,6 @@ from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.kernels.cpu import attention
-from helix_mlx.kernels.cpu.library import Notice
 from helix_mlx.kernels.device import chip_name
 from helix_mlx.models.loader import evaluate_all
 from helix_mlx.models.pair import Pair
@@ -43,6 +42,7 @@ from helix_mlx.speculative.calibration import LadderKey, LadderStore
 from helix_mlx.speculative.draft_model import DraftModel
 from helix_mlx.speculative.drafter import Needs
 from helix_mlx.speculative.registry import AUTO, DRAFTERS, NONE, Drafters, candidates, check_drafter, uses_draft_model
+from helix_mlx.types import Notice, Progress
 
 CALIBRATED_CONTEXT = 1024
 """A ladder is measured below so many positions; beyond, the engine learns as it runs."""

@@ -21,21 +21,19 @@ from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.memory import MemoryReport, report
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.scheduling.sequence import Sequence
-from helix_mlx.engine.streaming import Cancel, Progress, read
+from helix_mlx.engine.streaming import read
 from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.kernels.cpu.choice import choose_kernels
-from helix_mlx.kernels.cpu.library import Notice, cache_folder
+from helix_mlx.kernels.cpu.library import cache_folder
 from helix_mlx.models.pair import Pair, load_pair
-from helix_mlx.models.text.tokenizer import Message
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
 from helix_mlx.speculative.calibration import LadderStore
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.registry import DRAFTERS, Drafters, uses_draft_model
+from helix_mlx.types import Cancel, Message, Notice, Progress, Prompt
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-Prompt = str | Seq[int]
 
 
 def load(

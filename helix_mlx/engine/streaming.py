@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.request import Chunk
-
-Cancel = Callable[[], bool]
-Progress = Callable[[int, int], None]
+from helix_mlx.types import Cancel, Progress
 
 _ASK_EVERY_S = 0.05
 """How long a reader waits before it asks again whether it is to stop."""

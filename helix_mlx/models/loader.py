@@ -7,7 +7,7 @@ import inspect
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -31,9 +31,7 @@ from helix_mlx.models.pairs import source_path
 from helix_mlx.models.probe import probe
 from helix_mlx.models.third_party import guarded, hush, one_line
 from helix_mlx.paging.page_pool import LayerShape
-
-Notice = Callable[[str], None]
-"""Is told, in a line, what is not as it was wished."""
+from helix_mlx.types import Notice
 
 
 class LanguageModel(Protocol):

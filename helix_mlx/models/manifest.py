@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from helix_mlx.errors import PairError
 from helix_mlx.files import write_beside
+from helix_mlx.types import Progress
 
 FORMAT = 1
 """Of the file. A folder of a later one needs a later Helix."""
 NAME = "helix.json"
 _BLOCK = 1 << 20
-
-Progress = Callable[[int, int], None]
-"""Is told bytes done and in all."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def verify_files(folder: Path, manifest: Manifest, progress: Progress) -> None:
-    """Read every file and see that it is what was written.
+    """Read every file and see that it is what was written; `progress` is told bytes.
 
     Raises:
         PairError: one is not; the message names it.
@@ -135,7 +133,7 @@ def verify_files(folder: Path, manifest: Manifest, progress: Progress) -> None:
 
 
 def hashed_files(folder: Path, progress: Progress) -> dict[str, tuple[int, str]]:
-    """Bytes and SHA-256 of every file in a folder and below."""
+    """Bytes and SHA-256 of every file in a folder and below; `progress` is told bytes."""
     paths = sorted(_files(folder))
     total, done = sum(path.stat().st_size for path in paths), 0
     found = {}

@@ -10,12 +10,13 @@ from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu.choice import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.cpu.layers import replace_layers
 from helix_mlx.models.generation import GenerationConfig, own_eos_ids, read_generation_config
-from helix_mlx.models.loader import LoadedModel, Notice, load
+from helix_mlx.models.loader import LoadedModel, load
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
 from helix_mlx.models.probe import check_rows
 from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
 from helix_mlx.models.text.tokenizer import Tokenizer
 from helix_mlx.models.text.vocabulary import compare
+from helix_mlx.types import Notice
 
 
 @dataclass(frozen=True, repr=False)

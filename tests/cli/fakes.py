@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from helix_mlx.config import EngineConfig
@@ -11,13 +11,10 @@ from helix_mlx.engine.memory import MemoryReport
 from helix_mlx.errors import PromptError
 from helix_mlx.request import Chunk, Completion, FinishReason, SamplingParams, Settings, Stats
 from helix_mlx.thinking import ThinkMarks
+from helix_mlx.types import Cancel, Message, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-Message = dict[str, str]
-Cancel = Callable[[], bool]
-Progress = Callable[[int, int], None]
 
 
 class FakeTalk:

@@ -17,6 +17,7 @@ from helix_mlx.speculative.cost_model import CostTable, Kind
 from helix_mlx.speculative.draft_length import NO_DRAFT
 from helix_mlx.speculative.drafter import DrafterSpec, Needs
 from helix_mlx.speculative.ngram import NgramLookup
+from helix_mlx.types import Progress
 
 BUDGET_S = 1.5
 """No new round begins after so long."""
@@ -28,8 +29,6 @@ PLAIN: Kind = (0, False)
 PLAIN_RUN, RUN = 8, 3
 """Cycles of one kind one after the other. Of those with drafts the first is not counted. Plain ones are enqueued before
 the one in front of them is read, so that what each took is told by all of a run together."""
-
-Progress = Callable[[int, int], None]
 
 
 class Anything(NgramLookup):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager
 
 from helix_mlx.engine.scheduling.draft_policy import DraftPolicy
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.speculative.draft_length import NO_DRAFT
+from helix_mlx.types import Notice
 
 
 class FailsafePolicy:
@@ -19,7 +20,7 @@ class FailsafePolicy:
         tell: is told of the failure, once.
     """
 
-    def __init__(self, chooser: DraftPolicy, tell: Callable[[str], None]) -> None:
+    def __init__(self, chooser: DraftPolicy, tell: Notice) -> None:
         self._chooser = chooser
         self._tell = tell
         self._failed = False

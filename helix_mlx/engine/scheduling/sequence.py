@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.drafter import DrafterSpec, Needs, TokenDrafter
 from helix_mlx.speculative.prefix_prior import prefix_keys
 from helix_mlx.thinking import ThinkMarks
+from helix_mlx.types import Progress
 
 DRAFT_GAP = MAX_DRAFT_TOKENS + 1
 """Tokens that a draft model may have missed and still read in its cycle: those of one cycle of another drafter."""
@@ -69,7 +70,7 @@ class Sequence:
     target_length: int = 0
     draft_length: int = 0
     cancel_wanted: bool = False
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     read_from: int = 0
     submitted_at: float = 0.0
     began_at: float = 0.0

@@ -8,8 +8,9 @@ from typing import Any
 
 from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu.build import LibraryError
-from helix_mlx.kernels.cpu.library import CpuLibrary, Notice, load_library
+from helix_mlx.kernels.cpu.library import CpuLibrary, load_library
 from helix_mlx.kernels.device import on_cpu
+from helix_mlx.types import Notice
 
 
 @dataclass(frozen=True)

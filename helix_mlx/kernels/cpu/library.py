@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ExtensionFileLoader
@@ -25,9 +24,7 @@ from helix_mlx.kernels.cpu.build import (
     store,
     stored,
 )
-
-Notice = Callable[[str], None]
-"""Is told, in one line, what takes a while or is not as it was wished."""
+from helix_mlx.types import Notice
 
 
 @dataclass(frozen=True)

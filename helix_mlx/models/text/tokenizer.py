@@ -19,10 +19,8 @@ from helix_mlx.errors import PromptError, SettingsError
 from helix_mlx.models.text.template import ChatTemplate
 from helix_mlx.models.third_party import guarded, hush
 from helix_mlx.thinking import ThinkMarks
+from helix_mlx.types import Message
 
-Message = Mapping[str, str]
-"""One message of a conversation: {"role": "user" | "assistant" | "system", "content": text}. An answer's reasoning
-stands in its content, between its marks, or apart as "reasoning_content"."""
 REPLACEMENT = "\ufffd"
 """What bytes decode to that are no character."""
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")

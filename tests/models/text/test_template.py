@@ -8,7 +8,8 @@ import pytest
 from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer, TokenizerWrapper
 
 from helix_mlx.errors import SettingsError
-from helix_mlx.models.text.tokenizer import Message, Tokenizer
+from helix_mlx.models.text.tokenizer import Tokenizer
+from helix_mlx.types import Message
 from tests.support import byte_tokenizer
 
 NAMES = {94: "<think>", 95: "</think>"}
