@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from helix_mlx.bench.output.flags import FlagCommand
+from helix_mlx.bench.output.options import OUTPUT_OPTIONS, FlagCommand, add_options
 from helix_mlx.bench.output.receipt import document, write_output
-from helix_mlx.bench.output.tables import Asked, show_all
+from helix_mlx.bench.output.tables import Asked, show_limits
 
 Measured = tuple[Any, Sequence[Asked]]
 """Every figure, ready for JSON, and what was asked of them."""
@@ -22,33 +22,25 @@ NOT_MET = 1
 """Exit code of `--check` where a limit is not met."""
 
 
-def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command the options for what it prints and writes."""
-    for option in (
-        click.option("--check", is_flag=True, help="Show Helix's own limits; exit code 1 where one is not met."),
-        click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a receipt."),
-        click.option("--json", "as_json", is_flag=True, help="Print the receipt, and nothing else, as JSON."),
-    ):
-        command = option(command)
-    return command
-
-
 def measurement(run: Callable[..., Measured]) -> click.Command:
     """A command that runs a measurement, whose tables go to standard error where JSON is asked for."""
 
-    @output_options
     @click.pass_context
     @functools.wraps(run)
     def command(ctx: click.Context, /, as_json: bool, out: Path | None, check: bool, **options: Any) -> None:
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             figures, asked = run(**options)
-            met = show_all(asked) if check else True
+            met = show_limits(asked) if check else True
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-        receipt = document(f"helix-mlx bench {ctx.info_name}", settings, {"figures": figures}, asked)
-        finish(receipt, as_json, out)
+        finish(document(f"helix-mlx bench {ctx.info_name}", settings, {"figures": figures}, asked), as_json, out)
         if not met:
             ctx.exit(NOT_MET)
 
+    # A measurement's own options come first in its help.
+    command.__click_params__ = [  # type: ignore[attr-defined]
+        *add_options(OUTPUT_OPTIONS)(lambda: None).__click_params__,
+        *getattr(run, "__click_params__", ()),
+    ]
     return click.command(cls=FlagCommand, help=run.__doc__)(command)
 
 

@@ -12,9 +12,26 @@ from typing import Any
 from helix_mlx.bench.output.receipt import FORMAT, ReceiptError
 
 MOST_ROWS = 60
-"""Figures that are shown; a soak has thousands."""
+"""Figures of one measurement that are shown, its speeds first; the latency of a whole suite has thousands."""
 _NAMES = ("arm", "name", "workload", "temperature", "context", "at_once", "drafter", "batch", "sigma", "page_size")
 """What tells the rows of a list apart, where it is there."""
+_NO_FIGURES = ("tokens", "repeat", "prompt_tokens", "seed", "came_s", "accepted_by_position", "cycles_by_draft_length")
+"""What was asked or said, and counts by position, of which a median means nothing."""
+_SPEEDS = ("tokens_per_s", "first_s", "seconds", "helix", "mlx_lm")
+_ABOUT = (
+    "format",
+    "what",
+    "when",
+    "complete",
+    "command",
+    "settings",
+    "machine",
+    "versions",
+    "asked",
+    "synthetic",
+    "pair",
+)
+"""What a receipt says beside its figures."""
 
 
 def read_receipt(file: Path) -> dict[str, Any]:
@@ -37,42 +54,40 @@ def read_receipt(file: Path) -> dict[str, Any]:
 def compared(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """Lines: what ran where, then every figure that both have, and the second by the first."""
     lines = [f"{name}: {_told(receipt)}" for name, receipt in (("first ", first), ("second", second))]
-    ours, theirs = medians(first), medians(second)
-    both = [key for key in ours if key in theirs]
-    if not both:
+    left = 0
+    rows: list[tuple[str, float, float]] = []
+    for part in [name for name in first if name in second and name not in _ABOUT]:
+        ours, theirs = medians(part, first[part]), medians(part, second[part])
+        both = sorted((key for key in ours if key in theirs), key=lambda key: key.split()[-1] not in _SPEEDS)
+        rows += [(key, ours[key], theirs[key]) for key in both[:MOST_ROWS]]
+        left += len(both[MOST_ROWS:])
+    if not rows:
         return [*lines, "They have no figure in common."]
-    shown = both[:MOST_ROWS]
-    width = max(map(len, shown))
-    for key in shown:
-        a, b = ours[key], theirs[key]
-        ratio = f"{b / a:8.3f}" if a else "       -"
-        lines.append(f"{key.ljust(width)}  {a:12.5g} {b:12.5g} {ratio}")
-    if len(both) > len(shown):
-        lines.append(f"... and {len(both) - len(shown)} more")
-    return lines
+    width = max(len(key) for key, _, _ in rows)
+    lines += ["", f"{'':{width}}  {'first':>12} {'second':>12} {'ratio':>8}"]
+    for key, a, b in rows:
+        lines.append(f"{key:{width}}  {a:12.5g} {b:12.5g} {f'{b / a:.3f}' if a else '-':>8}")
+    return [*lines, f"... and {left:,} more in the files"] if left else lines
 
 
-def medians(receipt: dict[str, Any]) -> dict[str, float]:
-    """Every number that was measured, by its place; of those of one place the median."""
-    known = {"format", "what", "when", "complete", "command", "settings", "machine", "versions", "asked", "synthetic"}
+def medians(part: str, value: Any) -> dict[str, float]:
+    """Every number of a part of a receipt, by its place; of those of one place the median."""
     found: dict[str, list[float]] = defaultdict(list)
-    for name, value in receipt.items():
-        if name not in known | {"pair"}:
-            for place, number in _numbers(name, value):
-                found[place].append(number)
+    for place, number in _numbers(part, value):
+        found[place].append(number)
     return {place: statistics.median(numbers) for place, numbers in found.items()}
 
 
 def _numbers(place: str, value: Any) -> Iterator[tuple[str, float]]:
     if isinstance(value, bool):
         return
-    if isinstance(value, (int, float)):
+    if isinstance(value, int | float):
         yield place, float(value)
     elif isinstance(value, dict):
-        told = " ".join(str(value[name]) for name in _NAMES if isinstance(value.get(name), (str, int, float)))
+        told = [str(value[name]) for name in _NAMES if isinstance(value.get(name), (str, int, float))]
         for name, each in value.items():
-            if name not in (*_NAMES, "tokens", "repeat"):
-                yield from _numbers(f"{place} {told} {name}".replace("  ", " "), each)
+            if name not in (*_NAMES, *_NO_FIGURES):
+                yield from _numbers(" ".join([place, *told, name]), each)
     elif isinstance(value, list):
         for each in value:
             yield from _numbers(place, each)

@@ -1,9 +1,9 @@
-"""What the measurements print: a table, and each figure that was asked for beside the one that was measured."""
+"""What the measurements print: tables, and Helix's own limits beside what was measured."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import click
@@ -18,18 +18,27 @@ class Asked:
     measured: str
     met: bool
 
-    def show(self) -> None:
-        """Print it in a line."""
-        click.echo(f"{'met' if self.met else 'NOT MET':>8}  {self.what}: asked {self.asked}, measured {self.measured}")
 
+def show_limits(
+    found: Iterable[Asked],
+    line: Callable[[str], None] = click.echo,
+    words: tuple[str, str] = ("NOT MET", "met    "),
+) -> bool:
+    """Print each limit beside what was measured.
 
-def show_all(found: Iterable[Asked]) -> bool:
-    """Print them all; returns whether all are met."""
-    lines = list(found)
-    click.echo()
-    for line in lines:
-        line.show()
-    return all(line.met for line in lines)
+    Args:
+        found: what was asked for.
+        line: prints one.
+        words: before a limit that is not met, and before one that is.
+
+    Returns:
+        Whether all are met.
+    """
+    limits = list(found)
+    line("\nHelix's own limits" if limits else "\nHelix has no limits of its own for this.")
+    for each in limits:
+        line(f"{words[each.met]}  {each.what}: asked {each.asked}, measured {each.measured}")
+    return all(each.met for each in limits)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

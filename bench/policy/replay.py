@@ -22,13 +22,17 @@ from typing import Any
 
 import click
 
+from helix_mlx.bench.fixtures.answers import Ask
+from helix_mlx.bench.fixtures.loading import open_engine
 from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, filled
 from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.options import ChosenPair, pair_options
 from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.bench.policy.simulation import NOISE, ladders
-from helix_mlx.bench.suite.arms import NGRAM_LENGTH, Ask, helix_arm
+from helix_mlx.bench.suite.arms import NGRAM_LENGTH, helix_arm
 from helix_mlx.bench.suite.latency import NEAR_BEST, NEVER_BELOW
-from helix_mlx.engine.engine import Engine, load
+from helix_mlx.config import EngineConfig
+from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, missed_s
 from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
@@ -236,7 +240,7 @@ def show(found: list[Found]) -> list[Asked]:
 
 
 @measurement
-@click.option("--pair", "name", default="tiny", show_default=True, help="A named pair.")
+@pair_options
 @click.option("--repeats", default=6, show_default=True, type=click.IntRange(1), help="Prompts of each workload.")
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
 @click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times that it is played.")
@@ -244,7 +248,7 @@ def show(found: list[Found]) -> list[Asked]:
 @click.option("--draft-cost", default=0.1, show_default=True, help="With --ladder: a draft step, in target passes.")
 @click.option("--write", "written", type=click.Path(path_type=Path), help="Keep the recording.")
 @click.option("--read", "read", type=click.Path(path_type=Path, exists=True), help="Play one that was kept.")
-def main(name: str, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
+def main(chosen: ChosenPair, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
     """Real drafts in modelled time: auto beside plain decoding and every fixed draft length."""
     read, ladder_name = options["read"], options["ladder_name"]
     known = ladders(options["draft_cost"])
@@ -252,7 +256,7 @@ def main(name: str, repeats: int, max_tokens: int, times: int, **options: Any) -
         raise click.BadParameter(f"{ladder_name}: one of {', '.join(known)}", param_hint="--ladder")
     data = json.loads(read.read_text()) if read else None
     if data is None:
-        with load(name) as engine:
+        with open_engine(chosen, EngineConfig(), click.echo) as engine:
             recording = recording_of(engine, repeats, max_tokens)
             ladder = engine.ladder
     else:

@@ -1,6 +1,6 @@
 """Traces of acceptance through the draft-length controller, on any cost ladder: a model, not a measurement.
 
-helix-mlx bench simulation [--draft-cost 0.1] [--tokens 2000] [--json FILE]
+    helix-mlx bench simulation [--draft-cost 0.1] [--tokens 2000] [--out FILE]
 
 A trace tells for each position of a text how likely its draft is kept. The controller sees what was kept, never the
 trace. It is compared with plain decoding, with every fixed draft length, and with the best of those in hindsight.

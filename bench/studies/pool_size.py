@@ -12,9 +12,11 @@ import time
 
 import click
 
+from helix_mlx.bench.fixtures.loading import open_engine
 from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.bench.output.options import ChosenPair, pair_options
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.engine import Engine, load
+from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.memory import DEFAULT_CONTEXT
 from helix_mlx.paging.page_pool import PagePool
 
@@ -33,14 +35,14 @@ def cycle_times(engine: Engine, max_tokens: int) -> list[float]:
 
 
 @measurement
-@click.option("--pair", default="tiny", show_default=True, help="A pair of `helix-mlx pairs`.")
+@pair_options
 @click.option("--pages", multiple=True, default=(64, 64_000), show_default=True, help="Pool sizes to compare.")
 @click.option("--page-size", default=4, show_default=True, help="Positions in a page; small pages commit often.")
 @click.option("--repeats", default=5, show_default=True, help="Answers from each pool, in turn.")
 @click.option("--lookahead", default=0, show_default=True, help="Cycles enqueued before one is read.")
-def main(pair: str, pages: tuple[int, ...], page_size: int, repeats: int, lookahead: int) -> Measured:
+def main(chosen: ChosenPair, pages: tuple[int, ...], page_size: int, repeats: int, lookahead: int) -> Measured:
     """Print the median time of a cycle for each pool size."""
-    with load(pair) as engine:
+    with open_engine(chosen, EngineConfig(), click.echo) as engine:
         models = [engine.pair.target.layers] + ([engine.pair.draft.layers] if engine.pair.draft else [])
         loaded = engine.pair
     per_page = PagePool.bytes_per_page(models, page_size)

@@ -1,12 +1,24 @@
-"""How many drafts are kept, by position, workload and temperature: what a pair is worth, whatever the machine."""
+"""How many drafts are kept: what a pair is worth, whatever the machine.
+
+By position, workload and temperature; then in all, and with the time to the first token, beside mlx-lm's own
+speculation with the same models, prompts and draft length. There both sides draw their own tokens, so above
+temperature 0 the texts differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from helix_mlx.bench.fixtures.prompts import WORKLOADS, filled
+import mlx.core as mx
+
+from helix_mlx.bench.fixtures import baselines
+from helix_mlx.bench.fixtures.answers import Answer, Ask
+from helix_mlx.bench.fixtures.prompts import WORKLOADS, Prompt, filled
 from helix_mlx.bench.output.tables import table
+from helix_mlx.bench.suite.arms import helix_arm
 from helix_mlx.engine.acceptance_counts import AcceptanceCounts, count_acceptance
 from helix_mlx.engine.engine import Engine
 from helix_mlx.request import MAX_DRAFT_TOKENS
@@ -14,6 +26,8 @@ from helix_mlx.speculative.acceptance import expected_tokens
 from helix_mlx.speculative.cost_model import CostTable
 
 Progress = Callable[[int, int], None]
+BESIDE_TEMPERATURES, BESIDE_DRAFTS = (0.0, 0.8, 1.0), 4
+"""Of the comparison with mlx-lm's speculation."""
 
 
 def measure(
@@ -80,3 +94,84 @@ def show(found: list[AcceptanceCounts], line: Callable[[str], None]) -> None:
         name = f"{each.workload}, {each.temperature:g}, {each.drafter}"
         rows.append([name, *(chances + ["-"] * MAX_DRAFT_TOKENS)[:MAX_DRAFT_TOKENS], f"{each.tokens_per_cycle:.2f}"])
     table(heads, rows)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """All answers of both sides at one temperature, in the same order."""
+
+    temperature: float
+    mlx_lm: list[Answer] = field(default_factory=list)
+    helix: list[Answer] = field(default_factory=list)
+
+    @property
+    def first_token_ratio(self) -> float:
+        """Helix's time to the first token by mlx-lm's: the median of pairs."""
+        pairs = zip(self.helix, self.mlx_lm, strict=True)
+        return statistics.median(ours.first_s / theirs.first_s for ours, theirs in pairs)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """For a receipt: a row a side."""
+        return [
+            {
+                "arm": name,
+                "temperature": self.temperature,
+                "drafted": sum(answer.drafted for answer in answers),
+                "accepted": sum(sum(answer.accepted_by_position) for answer in answers),
+                "acceptance": acceptance(answers),
+                "emitted": sum(len(answer.tokens) for answer in answers),
+                "first_s": [answer.first_s for answer in answers],
+                "tokens_per_s": [answer.tokens_per_s for answer in answers],
+            }
+            for name, answers in (("mlx-lm", self.mlx_lm), ("helix", self.helix))
+        ]
+
+
+def acceptance(answers: Sequence[Answer]) -> float:
+    """Drafts kept for each draft proposed."""
+    drafted = sum(answer.drafted for answer in answers)
+    return sum(sum(answer.accepted_by_position) for answer in answers) / drafted if drafted else 0.0
+
+
+def beside_mlx_lm(
+    engine: Engine, prompts: Sequence[Prompt], temperatures: Sequence[float], repeats: int, max_tokens: int
+) -> list[Beside]:
+    """Both sides over all prompts, in turn, by the very same models; each answers one before that does not count.
+
+    Args:
+        engine: a pair with a draft, without a prefix cache, since mlx-lm reads every prompt anew.
+        prompts: what is answered.
+        temperatures: each is a result of its own.
+        repeats: times that each prompt is answered.
+        max_tokens: longest answer.
+    """
+    found = []
+    for temperature in temperatures:
+        mx.random.seed(0)
+        beside = Beside(temperature)
+        sides = [
+            (lambda ask: baselines.answer(engine.pair, BESIDE_DRAFTS, ask), beside.mlx_lm),
+            (lambda ask: helix_arm(engine, BESIDE_DRAFTS, "model", ask), beside.helix),
+        ]
+        for run, _ in sides:
+            run(Ask(prompts[0].tokens(engine), 8, temperature, None))
+        for repeat in range(repeats):
+            for prompt in prompts:
+                ask = Ask(prompt.tokens(engine), max_tokens, temperature, None)
+                for run, answers in sides[:: -1 if repeat % 2 else 1]:
+                    answers.append(run(ask))
+        found.append(beside)
+    return found
+
+
+def show_beside(found: Sequence[Beside], line: Callable[[str], None]) -> None:
+    """Print what was kept, and the first token, of both sides at each temperature."""
+    line(f"\nDrafts kept for each one proposed, {BESIDE_DRAFTS} a cycle, and the median first token")
+    rows = []
+    for each in found:
+        theirs, ours = acceptance(each.mlx_lm), acceptance(each.helix)
+        first = [f"{statistics.median(a.first_s for a in side) * 1e3:.1f} ms" for side in (each.mlx_lm, each.helix)]
+        ratio = f"{ours / theirs:.2f}" if theirs else "-"
+        name = f"temperature {each.temperature:g}"
+        rows.append([name, f"{theirs:.3f}", f"{ours:.3f}", ratio, *first, f"{each.first_token_ratio:.2f}"])
+    table(["", "mlx-lm", "helix", "ratio", "first, mlx-lm", "first, helix", "ratio of pairs"], rows)

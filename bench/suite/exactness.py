@@ -8,8 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.generate import generate_step
 
+from helix_mlx.bench.fixtures import baselines
 from helix_mlx.bench.fixtures.prompts import WORKLOADS, filled
 from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.engine.engine import Engine
@@ -72,7 +72,7 @@ def compare(engine: Engine, prompts: int, max_tokens: int, seed: int, progress: 
                 plain = engine.generate(tokens, params, draft_tokens=0).tokens
                 others = {"helix plain": plain}
                 if not temperature:
-                    others["mlx-lm"] = mlx_lm_greedy(engine, tokens, max_tokens)
+                    others["mlx-lm"] = baselines.greedy(engine.pair, tokens, max_tokens)
                 for length in LENGTHS:
                     drafted = engine.generate(tokens, params, draft_tokens=length).tokens
                     arm = "auto" if length is None else f"K={length}"
@@ -81,16 +81,6 @@ def compare(engine: Engine, prompts: int, max_tokens: int, seed: int, progress: 
                         found.append(Compared(workload, temperature, prompt, name, arm, len(drafted), *parted))
             progress(number * prompts + prompt + 1, total)
     return found
-
-
-def mlx_lm_greedy(engine: Engine, tokens: list[int], max_tokens: int) -> list[int]:
-    """What mlx-lm's `generate_step` says, on the very layers that Helix runs."""
-    said: list[int] = []
-    for token, _ in generate_step(mx.array(tokens), engine.pair.target.model, max_tokens=max_tokens):  # type: ignore[arg-type]
-        said.append(int(token))
-        if said[-1] in engine.pair.tokenizer.eos_ids:
-            break
-    return said
 
 
 def parting(

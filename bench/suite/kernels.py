@@ -1,6 +1,6 @@
 """What the CPU kernels are worth: the product alone, and a model of TinyLlama's shape.
 
-python -m helix_mlx.bench.suite.kernels [--repeats 9] [--skip-model]
+    helix-mlx bench kernels [--repeats 9] [--quick]
 
 All figures of a table come from one run, are medians of interleaved repeats, and hold for this machine alone.
 """

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from helix_mlx.bench.fixtures.answers import Answer, Arm, Ask
 from helix_mlx.bench.fixtures.prompts import filled
 from helix_mlx.bench.output.tables import Asked, Spread, table
-from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS, Answer, Arm, Ask
+from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS
 from helix_mlx.engine.engine import Engine
 
 Progress = Callable[[int, int], None]

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, mixed_prompts
-from helix_mlx.bench.fixtures.synthetic import synthetic_pair
 from helix_mlx.bench.output.receipt import Receipt
 from helix_mlx.bench.output.tables import table
 from helix_mlx.bench.suite import acceptance, arms, exactness, kernels, latency, memory, throughput
-from helix_mlx.config import EngineConfig
-from helix_mlx.engine.engine import Engine, load
-from helix_mlx.kernels.cpu.choice import NO_KERNELS, choose_kernels
-from helix_mlx.models.pair import Pair, load_pair
+from helix_mlx.engine.engine import Engine
+from helix_mlx.models.pair import Pair
 
 Line = Callable[[str], None]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Which pair is measured: a named one, a target and a draft, or one of random weights."""
-
-    pair: str | None = None
-    target: str | None = None
-    draft: str | None = None
-    synthetic: str | None = None
-    acceptance: float = 0.8
-    cpu_kernels: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -65,32 +49,6 @@ class Run:
     receipt: Receipt
     line: Line
     progress: Progress
-
-
-@contextmanager
-def loaded(chosen: Chosen, notice: Line) -> Iterator[tuple[Engine, Pair]]:
-    """An engine, and the same weights for mlx-lm.
-
-    The prefix cache is off: every arm reads its prompts anew.
-
-    Raises:
-        HelixError: the pair cannot be had.
-    """
-    config = EngineConfig(prefix_cache=False, cpu_kernels=chosen.cpu_kernels)
-    if chosen.synthetic is None:
-        engine = load(chosen.pair, target=chosen.target, draft=chosen.draft, config=config, notice=notice)
-    else:
-        made = synthetic_pair(chosen.synthetic, chosen.acceptance)
-        engine = Engine(made.with_kernels(choose_kernels(chosen.cpu_kernels, notice=notice)), config)
-        engine.calibrate(notice=notice)
-    with engine:
-        if engine.pair.kernels.library is None:
-            theirs = engine.pair
-        elif chosen.synthetic is None:
-            theirs = load_pair(chosen.pair, target=chosen.target, draft=chosen.draft)
-        else:
-            theirs = synthetic_pair(chosen.synthetic, chosen.acceptance)
-        yield engine, replace(theirs, kernels=NO_KERNELS)
 
 
 def run_latency(run: Run) -> None:
@@ -148,16 +106,22 @@ def run_exactness(run: Run) -> None:
 
 
 def run_acceptance(run: Run) -> None:
-    """How many drafts are kept."""
-    quick = run.scope.quick
-    temperatures = run.scope.temperatures or ((0.0,) if quick else TEMPERATURES)
-    prompts, most = run.scope.repeats or (1 if quick else 4), run.scope.max_tokens or (32 if quick else 64)
+    """How many drafts are kept, and beside mlx-lm's own speculation."""
+    scope, quick = run.scope, run.scope.quick
+    temperatures = scope.temperatures or ((0.0,) if quick else TEMPERATURES)
+    prompts, most = scope.repeats or (1 if quick else 4), scope.max_tokens or (32 if quick else 64)
     found = acceptance.measure(run.ours, temperatures, prompts, most, run.progress)
     acceptance.show(found, run.line)
     run.line("")
     for promise in acceptance.promises(found, run.ours.ladder):
         run.line(promise.told)
     run.receipt.parts["acceptance"] = [each.to_json() for each in found]
+    if run.ours.has_draft:
+        temperatures = scope.temperatures or ((0.0,) if quick else acceptance.BESIDE_TEMPERATURES)
+        asked = mixed_prompts()[:: 4 if quick else 1]
+        beside = acceptance.beside_mlx_lm(run.ours, asked, temperatures, scope.repeats or (1 if quick else 3), most)
+        acceptance.show_beside(beside, run.line)
+        run.receipt.parts["acceptance_beside_mlx_lm"] = [row for each in beside for row in each.to_json()]
 
 
 def run_kernels(run: Run) -> None:

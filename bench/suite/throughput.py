@@ -1,6 +1,6 @@
 """Tokens a second of many requests at once: mlx-lm's `BatchGenerator`, Helix without a draft, and Helix with it.
 
-    python -m helix_mlx.bench.suite.throughput [--pair tiny] [--quick] [--json FILE]
+    helix-mlx bench throughput [--pair tiny] [--quick] [--out FILE]
 
 So many requests run at once; the others wait, and each takes the place of one that has ended, on all sides. Answers are
 greedy. The prefix cache is off, since every repeat asks the same prompts. mlx-lm runs twice: on the very model that
@@ -13,17 +13,14 @@ too. A ratio is that of two arms of the same repeat.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import click
-import mlx.core as mx
-from mlx_lm.generate import BatchGenerator
 
+from helix_mlx.bench.fixtures import baselines
 from helix_mlx.bench.output.tables import Asked, Spread, table
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
@@ -35,26 +32,6 @@ Arm = Callable[[Answers, int], Answers]
 FAIR, LOADED, PLAIN, DEFAULT = "mlx-lm", "mlx-lm as loaded", "helix K=0", "helix default"
 AT_ONCE = (1, 2, 4, 8)
 FIXED = (1, 2, 3, 4)
-
-
-def mlx_lm(pair: Pair, at_once: int, prompts: Answers, most: int) -> Answers:
-    """mlx-lm's `BatchGenerator`: as many rows as requests may run, and as many prompts read together."""
-    model: Any = pair.target.model
-    answers: dict[int, list[int]] = defaultdict(list)
-    generator = BatchGenerator(
-        model,
-        max_tokens=most,
-        stop_tokens=[[token] for token in pair.tokenizer.eos_ids],
-        completion_batch_size=at_once,
-        prefill_batch_size=at_once,
-    )
-    numbers = generator.insert(prompts)
-    while responses := generator.next_generated():
-        for response in responses:
-            answers[response.uid].append(int(response.token))
-    mx.synchronize(generator.stream)
-    generator.close()
-    return [answers[number] for number in numbers]
 
 
 def helix(engine: Engine, draft_tokens: int | None, prompts: Answers, most: int) -> Answers:
@@ -84,8 +61,8 @@ def arms(pair: Pair, loaded: Pair, at_once: int, few: bool = False) -> Iterator[
     with Engine(pair, config) as engine:
         engine.calibrate()  # as `load` does
         named: dict[str, Arm] = {
-            FAIR: partial(mlx_lm, pair, at_once),
-            **({} if few or loaded is pair else {LOADED: partial(mlx_lm, loaded, at_once)}),
+            FAIR: partial(baselines.batch, pair, at_once),
+            **({} if few or loaded is pair else {LOADED: partial(baselines.batch, loaded, at_once)}),
             PLAIN: partial(helix, engine, 0),
         }
         if engine.has_draft:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, redirect_stdout
 from dataclasses import replace
 from importlib import import_module
@@ -11,12 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from helix_mlx.bench.output.options import (
+    FILE_AFTER_JSON,
+    NEW_FILE,
+    OUTPUT_OPTIONS,
+    PAIR_OPTIONS,
+    ChosenPair,
+    Decorator,
+    FlagCommand,
+    add_options,
+    in_a_folder,
+)
 from helix_mlx.cli.console.group import Group
 from helix_mlx.cli.console.interrupt import INTERRUPTED
 from helix_mlx.cli.console.progress import ProgressBar, ticking
 from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal, aligned
-from helix_mlx.config import CPU_KERNELS
 from helix_mlx.errors import SettingsError
 
 PARTS = {
@@ -24,12 +34,11 @@ PARTS = {
     "throughput": "Several requests at once, beside mlx-lm's batches.",
     "memory": "How many answers a fixed amount of KV memory holds.",
     "exactness": "Whether drafts change any token.",
-    "acceptance": "How many drafts are kept, by workload.",
+    "acceptance": "How many drafts are kept, by workload, and beside mlx-lm's own speculation.",
     "kernels": "What the parts of a cycle cost, and the CPU's kernels beside MLX's.",
 }
 """The suite, in the order in which it runs."""
 MEASUREMENTS = {
-    "beside-mlx-lm": ("suite.beside_mlx_lm", "Drafts kept and first token, beside mlx-lm's own speculation."),
     "first-token": ("studies.first_token", "The first token: cold, repeated, and of a second turn."),
     "interference": ("studies.interference", "How long a long prompt delays a running answer."),
     "step-cost": ("studies.step_cost", "A decoding step over pages, beside mlx-lm's batch cache."),
@@ -44,13 +53,8 @@ MEASUREMENTS = {
 }
 """All others: a module of `helix_mlx.bench`, with its command `main`, and what it measures."""
 WORKLOADS = ("code", "edit", "chat", "prose", "json", "summary")
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--pair", metavar="NAME", help="A named pair, see `helix-mlx pairs`.  [default: tiny]"),
-    click.option("--target", metavar="PATH|REPO", help="A target of your own, instead of a named pair."),
-    click.option("--draft", metavar="PATH|REPO|none", help="A draft for it."),
-    click.option("--synthetic", metavar="SHAPE/SHAPE", help="Random weights, such as llama-8b/llama-1b."),
-    click.option("--acceptance", default=0.8, show_default=True, metavar="X", help="Drafts kept with --synthetic."),
-    click.option("--quick", is_flag=True, help="Less of everything: under a minute with the built-in pair."),
+SCOPE_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--quick", is_flag=True, help="Less of everything: about a minute with the built-in pair."),
     click.option("--workload", "workloads", multiple=True, type=click.Choice(WORKLOADS), help="May be repeated."),
     click.option("--temperature", "temperatures", multiple=True, type=float, metavar="X", help="May be repeated."),
     click.option(
@@ -60,15 +64,14 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--repeats", type=click.IntRange(1), metavar="N", help="Prompts of each workload."),
     click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Longest answer."),
     click.option("--rest", "rest_s", type=click.FloatRange(0), metavar="SECONDS", help="Before each answer."),
+)
+SHOWN_OPTIONS: tuple[Decorator, ...] = (
     click.option(
-        "--cpu-kernels", type=click.Choice(CPU_KERNELS), default="auto", show_default=True, help="As in chat."
+        "--plot", "plot_file", type=NEW_FILE, callback=in_a_folder, metavar="FILE.png", help="Draw the speeds."
     ),
-    click.option("--json", "as_json", is_flag=True, help="Print the receipt, and nothing else, as JSON."),
-    click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a receipt."),
-    click.option("--check", is_flag=True, help="Show Helix's own limits; exit code 1 where one is not met."),
-    click.option("--plot", "plot_file", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the speeds."),
     click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set."),
 )
+suite_options = add_options(PAIR_OPTIONS, SCOPE_OPTIONS, OUTPUT_OPTIONS, SHOWN_OPTIONS)
 """Of the suite and of each of its parts."""
 NOT_MET = 1
 
@@ -85,7 +88,7 @@ class Bench(Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The measurement that the words begin with."""
         if ctx.params.get("as_json") and args[0] not in self.list_commands(ctx):
-            raise click.UsageError("--json takes no file any more; --out FILE writes the receipt", ctx)
+            raise click.UsageError(FILE_AFTER_JSON, ctx)
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -105,13 +108,6 @@ class Bench(Group):
             formatter.write_dl([("list", "All measurements, a line each."), ("compare", "Two receipts, side by side.")])
 
 
-def suite_options(command: Any) -> Any:
-    """Give a command the options of the suite."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 @click.group("bench", cls=Bench, invoke_without_command=True, short_help="Measure speed, memory and exactness.")
 @suite_options
 @click.pass_context
@@ -122,13 +118,16 @@ def bench_command(ctx: click.Context, /, **options: Any) -> None:
     """
     if ctx.invoked_subcommand is None:
         run_suite(ctx, None, options)
+        return
+    given = [name for name in options if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    words = [parameter.opts[0] for parameter in ctx.command.params if parameter.name in given]
+    if words:
+        name = ctx.invoked_subcommand
+        raise SettingsError(f"{', '.join(words)} before {name} does nothing; write: bench {name} {words[0]} ...")
 
 
 def part_command(name: str) -> click.Command:
     """The command of one part of the suite."""
-
-    # Imported here: a listing of other commands needs none of `bench`.
-    from helix_mlx.bench.output.flags import FlagCommand
 
     @click.command(name, cls=FlagCommand, help=PARTS[name])
     @suite_options
@@ -162,8 +161,7 @@ def compare_command(first: Path, second: Path) -> None:
 def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> None:
     """Run the suite, or a part of it, and say what came of it."""
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
-    if sum(options[name] is not None for name in ("pair", "target", "synthetic")) > 1:
-        raise SettingsError("--pair, --target and --synthetic exclude each other; name one of them")
+    chosen = ChosenPair.of(options)
     if options["plot_file"] is not None and part not in (None, "latency"):
         raise SettingsError("--plot draws speeds; run bench or bench latency with it")
     if options["arms"] and part not in (None, "latency"):
@@ -177,7 +175,7 @@ def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> 
 
     if options["plot_file"] is not None:
         plot.check_matplotlib()
-    made_up = described(options["synthetic"], options["acceptance"]) if options["synthetic"] else None
+    made_up = described(chosen.synthetic, chosen.acceptance) if chosen.synthetic else None
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     receipt = Receipt(" ".join(["helix-mlx", *sys.argv[1:]]), settings, made_up)
     done: list[str] = []
@@ -197,15 +195,15 @@ def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> 
 
 def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt: Any, done: list[str]) -> None:
     """Load, and run one part after the other; `done` tells which have ended."""
+    from helix_mlx.bench.fixtures.loading import beside_mlx_lm
     from helix_mlx.bench.suite.parts import PARTS as RUNS
-    from helix_mlx.bench.suite.parts import Chosen, Run, Scope, loaded
+    from helix_mlx.bench.suite.parts import Run, Scope
 
-    chosen = Chosen(**{n: options[n] for n in ("pair", "target", "draft", "synthetic", "acceptance", "cpu_kernels")})
     names = ("quick", "workloads", "temperatures", "contexts", "repeats", "max_tokens", "rest_s", "arms")
     scope = Scope(**{name: options[name] for name in names})
     with ExitStack() as stack:
         with ticking(terminal, "Loading"):
-            ours, theirs = stack.enter_context(loaded(chosen, terminal.error_line))
+            ours, theirs = stack.enter_context(beside_mlx_lm(ChosenPair.of(options), terminal.error_line))
         receipt.describe(ours)
         terminal.line(terminal.paint(f"{ours.name} on {receipt.to_json()['machine']['chip']}", BOLD))
         if receipt.synthetic:
@@ -226,19 +224,15 @@ def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt
 
 def _finish(terminal: Terminal, receipt: Any, options: dict[str, Any], whole: bool) -> bool:
     """Say in three lines what the suite came to, and show the limits where they are asked for; whether all are met."""
+    from helix_mlx.bench.output.tables import show_limits
     from helix_mlx.bench.output.verdict import verdict
 
     if whole and receipt.complete:
         terminal.line("")
-        for line in verdict(receipt.parts):
+        for line in verdict(receipt.parts, receipt.synthetic is not None):
             terminal.line(terminal.paint(line, BOLD))
-    if not options["check"]:
-        return True
-    terminal.line("\nHelix's own limits")
-    for asked in receipt.asked:
-        word = terminal.paint("met    ", DIM) if asked.met else terminal.paint("NOT MET", ERROR)
-        terminal.line(f"{word} {asked.what}: asked {asked.asked}, measured {asked.measured}")
-    return all(asked.met for asked in receipt.asked)
+    words = terminal.paint("NOT MET", ERROR), terminal.paint("met    ", DIM)
+    return show_limits(receipt.asked, terminal.line, words) if options["check"] else True
 
 
 def _write(receipt: Any, options: dict[str, Any], plot: Any) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from helix_mlx.bench.suite.parts import PARTS as RUNS
 from helix_mlx.cli.app import program
@@ -20,6 +21,10 @@ def run(*words: str) -> int:
     with pytest.raises(SystemExit) as ended:
         program.main(args=list(words), prog_name="helix-mlx", obj={})
     return int(str(ended.value.code))
+
+
+def data_of(receipt: Path, other_format: int) -> str:
+    return json.dumps({**json.loads(receipt.read_text()), "format": other_format})
 
 
 def test_every_part_has_its_word() -> None:
@@ -52,9 +57,11 @@ def test_the_receipt_is_all_that_json_prints(capsys: pytest.CaptureFixture[str])
 def test_the_suite_ends_in_three_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: RUNS[name] for name in ("latency", "memory", "exactness")}
     monkeypatch.setattr("helix_mlx.cli.bench.PARTS", few)
-    words = ["--synthetic", "small/smaller", "--quick", "--max-tokens", "8", "--workload", "code"]
+    words = ["--synthetic", "small/smaller", "--quick", "--max-tokens", "8", "--workload", "code", "--arm", "helix K=2"]
     assert run("bench", *words) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ["Exact", "Speed", "Memory"]
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split(":")[0] for line in lines] == ["Exact", "Speed", "Memory"]
+    assert "mlx-lm" not in lines[1]  # it did not run
 
 
 def test_every_measurement_is_listed_and_starts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,10 +83,15 @@ def test_two_receipts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run("bench", "compare", *map(str, files)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "helix-mlx bench simulation" in lines[0]
-    assert all(line.split()[-1] in ("1.000", "-") for line in lines[2:-1])
-    files[0].write_text("{}")
-    assert run("bench", "compare", *map(str, files)) == 2
-    assert "no receipt" in capsys.readouterr().err
+    assert lines[3].split() == ["first", "second", "ratio"]
+    assert len(lines) > 10
+    assert all(line.split()[-1] in ("1.000", "-") for line in lines[4:])
+    for wrong, told in (("{}", "no receipt"), ("[", "cannot read"), (data_of(files[0], 7), "format 7")):
+        files[1].write_text(wrong)
+        assert run("bench", "compare", *map(str, files)) == 2
+        err = capsys.readouterr().err
+        assert told in err
+        assert err.count("\n") == 1
 
 
 def test_ctrl_c_keeps_what_was_measured(
@@ -111,6 +123,11 @@ def test_ctrl_c_keeps_what_was_measured(
         (["memory", "--json", "x.json"], "--out FILE"),
         (["simulation", "--json", "x.json"], "--out FILE"),
         (["--json", "x.json"], "--out FILE"),
+        (["--quick", "--no-color", "memory"], "--quick, --no-color before memory does nothing"),
+        (["memory", "--out", "nowhere/x.json"], "no folder nowhere"),
+        (["latency", "--plot", "nowhere/x.png"], "no folder nowhere"),
+        (["simulation", "--out", "nowhere/x.json"], "no folder nowhere"),
+        (["pool-size", "--pair", "tiny", "--target", "x"], "exclude each other"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +137,10 @@ def test_a_mistake_is_told_in_a_line(words: list[str], told: str, capsys: pytest
     assert err.count("\n") == 1
 
 
-def test_help_imports_no_mlx() -> None:
-    result = CliRunner().invoke(program, ["bench", "--help"])
-    assert "--synthetic" in result.output
+@pytest.mark.parametrize("words", [["bench", "--help"], ["bench", "list"], ["bench", "latency", "--help"]])
+def test_help_and_the_list_import_no_mlx(words: list[str]) -> None:
+    code = (
+        f"import sys\nfrom helix_mlx.cli import main\ntry:\n    main({words!r})\nexcept SystemExit as end:\n"
+        "    assert not end.code\nassert not {'mlx', 'mlx_lm', 'numpy', 'transformers'} & set(sys.modules)\n"
+    )
+    assert "latency" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from helix_mlx.bench.fixtures.answers import Ask
 from helix_mlx.bench.policy.replay import AUTO, PLAIN, Player, Recorded, fixed_seconds, judge, play, record
-from helix_mlx.bench.suite.arms import Ask, helix_arm
+from helix_mlx.bench.suite.arms import helix_arm
 from helix_mlx.engine.engine import Engine
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import NO_DRAFT

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS, Answer, Ask, all_arms, chosen_arms
+from helix_mlx.bench.fixtures.answers import Answer, Ask
+from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS, all_arms, chosen_arms
 from helix_mlx.bench.suite.latency import Found, Plan, Record, judge, measure, show
 from helix_mlx.engine.engine import Engine
 from helix_mlx.errors import SettingsError
