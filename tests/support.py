@@ -55,8 +55,7 @@ def built(config: dict[str, Any], seed: int) -> LoadedModel:
     model.set_dtype(mx.float32)
     model.eval()
     mx.eval(model.parameters())
-    layers, width = probe(model, config)
-    return LoadedModel(f"{family}-{seed}", Path(), model, config, layers, width, 4096)
+    return LoadedModel(f"{family}-{seed}", Path(), model, config, probe(model, config), 4096)
 
 
 def byte_tokenizer(

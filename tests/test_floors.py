@@ -15,6 +15,7 @@ PACKAGE = "helix_mlx"
 FLOORS: tuple[set[str], ...] = (
     {"errors", "files", "config", "request", "thinking", "toml", "types"},
     {"kernels", "sampling"},
+    {"recurrent"},
     {"paging"},
     {"models"},
     {"speculative"},

@@ -64,8 +64,10 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
         MemoryBudgetError: the memory is more than the machine has; or it does not hold one page, or not the context
             that was asked for, or too short a one where none was.
     """
-    models = [pair.target.layers] + ([pair.draft.layers] if pair.draft else [])
-    per_page = PagePool.bytes_per_page(models, config.page_size)
+    loaded_models = [pair.target] + ([pair.draft] if pair.draft else [])
+    models = [loaded.layers for loaded in loaded_models]
+    # Where all layers are recurrent, a page is a number.
+    per_page = max(1, PagePool.bytes_per_page(models, config.page_size))
     limit = pair.target.max_context
     if config.max_context is not None and limit is not None and config.max_context > limit:
         raise SettingsError(
@@ -93,7 +95,8 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
     sequences = config.max_sequences or min(DEFAULT_SEQUENCES, config.max_rows)
     resolved = replace(config, kv_memory=budget, max_context=min(context, capacity), max_sequences=sequences)
     first = min(pages, _pages(min(context, FIRST_CONTEXT), config))
-    return PagePool(models, config.page_size, first, pages), resolved
+    layouts = [loaded.layout for loaded in loaded_models]
+    return PagePool(models, config.page_size, first, pages, layouts), resolved
 
 
 def grow(pool: PagePool, scheduler: Scheduler[Sequence], pages_needed: Callable[[Sequence], int]) -> bool:

@@ -28,9 +28,10 @@ from helix_mlx.models.files import FETCHED, WEIGHTS, weight_files
 from helix_mlx.models.generation import check_end_tokens, check_generation_config
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.pairs import source_path
-from helix_mlx.models.probe import probe
+from helix_mlx.models.probe import Probed, probe
 from helix_mlx.models.third_party import guarded, hush, one_line
 from helix_mlx.paging.page_pool import LayerShape
+from helix_mlx.recurrent.layout import CacheLayout
 from helix_mlx.types import Notice
 
 
@@ -46,17 +47,30 @@ class LanguageModel(Protocol):
 class LoadedModel:
     """A model in memory.
 
-    `layers` is what each of its cache objects keeps; `vocab_size` the width of its logits; `max_context` the
-    positions it was made for, or None where it does not say.
+    `probed` is what its layers keep; `max_context` the positions it was made for, or None where it does not say.
     """
 
     source: str
     folder: Path
     model: LanguageModel
     config: dict[str, Any]
-    layers: tuple[LayerShape, ...]
-    vocab_size: int
+    probed: Probed
     max_context: int | None
+
+    @property
+    def layers(self) -> tuple[LayerShape, ...]:
+        """What each layer with keys and values keeps for a position."""
+        return self.probed.layers
+
+    @property
+    def layout(self) -> CacheLayout:
+        """What its cache objects stand for."""
+        return self.probed.layout
+
+    @property
+    def vocab_size(self) -> int:
+        """The width of its logits."""
+        return self.probed.vocab_size
 
     @property
     def nbytes(self) -> int:
@@ -103,8 +117,8 @@ def load(source: str, *, trust_remote_code: bool = False, notice: Notice | None 
             model.set_dtype(mx.float32)
         mx.eval(model.parameters())
     with guarded(f"cannot use the model in {folder}", "fetch it again, or name another"):
-        layers, vocab_size = probe(model, config)
-    return LoadedModel(source, folder, model, config, layers, vocab_size, context_limit(config))
+        probed = probe(model, config)
+    return LoadedModel(source, folder, model, config, probed, context_limit(config))
 
 
 def read_model(

@@ -54,7 +54,7 @@ class Pair:
         for loaded in (self.target, self.draft):
             if loaded is not None:
                 model = loaded.model.draft if isinstance(loaded.model, SharedVocabulary) else loaded.model
-                check_rows(model, loaded.layers, loaded.config)
+                check_rows(model, loaded.probed, loaded.config)
 
 
 def load_pair(
@@ -117,4 +117,4 @@ def fitted(
     if compare(target_tokenizer, draft_tokenizer).kind != "shared":
         return draft
     model = SharedVocabulary.of(draft.model, target_tokenizer, draft_tokenizer, target.vocab_size)
-    return replace(draft, model=model, vocab_size=target.vocab_size)
+    return replace(draft, model=model, probed=replace(draft.probed, vocab_size=target.vocab_size))

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 
 from helix_mlx.errors import ModelError
 from helix_mlx.models.third_party import one_line
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import TARGET, LayerShape, PagePool
 from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.recurrent.install import install
+from helix_mlx.recurrent.layout import CacheLayout, CacheSlot, KVSlot, ListSlot, StateShape, StateSlot
+from helix_mlx.recurrent.registry import By
 
 _GROUPED_MASKS = frozenset({"gemma2"})
 """Families that do their own attention with grouped query heads on an axis of their own."""
-_NOT_YET = {
-    "ArraysCache": "recurrent layers are",
-    "CacheList": "several caches in one layer are",
-    "ChunkedKVCache": "attention in chunks is",
-}
-"""What a layer does, by the cache of mlx-lm that it keeps."""
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a model raises in a pass that it cannot do."""
 
+_PROBED_ROWS = 16
+"""Enough for the inputs that any short convolution keeps."""
 _TOKENS = (1, 2, 3, 4, 5)
 """Read by `check_rows`; every vocabulary has them."""
 _TOLERANCE = {mx.float32: 0.01}
@@ -35,11 +33,20 @@ position that is wrong comes far above. Half precision and a mixture of experts 
 _HALF_TOLERANCE = 0.25
 
 
-def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], int]:
-    """What each layer keeps for a position, and the width of the logits, read off one pass that is never evaluated.
+@dataclass(frozen=True)
+class Probed:
+    """What a model keeps for a position, and for a sequence, and the width of its logits."""
+
+    layers: tuple[LayerShape, ...]
+    layout: CacheLayout
+    vocab_size: int
+
+
+def probe(model: Any, config: dict[str, Any]) -> Probed:
+    """What a model keeps, read off one pass that is never evaluated. Its recurrent layers can be taken back after it.
 
     Raises:
-        ModelError: a layer keeps something else than keys and values, or the model cannot run over pages.
+        ModelError: a layer keeps something that Helix does not know, or the model cannot run over pages.
     """
     kind = _kind(config)
     for name, module in model.named_modules():
@@ -47,26 +54,63 @@ def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], i
             raise ModelError(
                 f"{name} turns by the length of the text, which speculation cannot take back; name another model"
             )
-    windows = [_window(index, cache, kind) for index, cache in enumerate(make_prompt_cache(model))]
-    probes = [_ProbeCache() for _ in windows]
+    found = _Probes(kind)
+    caches = [found.made(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
     try:
-        logits = model(mx.zeros((2, 1), mx.int32), cache=probes)
+        logits = model(mx.zeros((2, _PROBED_ROWS if found.states else 1), mx.int32), cache=caches)
     except _FAILURES as error:
         raise ModelError(f"{_why_not(model, kind, error)}; name another model") from error
     shapes = []
-    for index, (probed, window) in enumerate(zip(probes, windows, strict=True)):
+    for probed in found.kvs:
         if probed.shape is None:
             raise ModelError(
-                f"layer {index} of {kind} keeps no keys and values that Helix can page; name another model"
+                f"layer {probed.index} of {kind} keeps no keys and values that Helix can page; name another model"
             )
-        if probed.windows and probed.windows.isdisjoint({window, None}):
+        if probed.windows and probed.windows.isdisjoint({probed.window, None}):
             looks = " or ".join(map(str, probed.windows))
             raise ModelError(
-                f"layer {index} of {kind} keeps {window or 'all'} positions and looks at {looks}: one pass of several "
-                "tokens says otherwise than single steps, and drafts cannot be checked; name another model"
+                f"layer {probed.index} of {kind} keeps {probed.window or 'all'} positions and looks at {looks}: one "
+                "pass of several tokens says otherwise than single steps, and drafts cannot be checked; "
+                "name another model"
             )
-        shapes.append(replace(probed.shape, window=window, mask_rank=_mask_rank(config)))
-    return tuple(shapes), int(logits.shape[-1])
+        shapes.append(replace(probed.shape, window=probed.window, mask_rank=_mask_rank(config)))
+    known = install(model)
+    states = []
+    for index, state in found.states:
+        if known is None or any(array is None or array.shape[:1] != (2,) for array in state.cache):
+            raise ModelError(
+                f"layer {index} of {kind} keeps a recurrent state of a kind that Helix cannot roll back; "
+                "name another model"
+            )
+        arrays = tuple(state.cache)
+        states.append(StateShape(tuple(a.shape[1:] for a in arrays), tuple(a.dtype for a in arrays), known is By.ROWS))
+    return Probed(tuple(shapes), CacheLayout(tuple(found.slots), tuple(states)), int(logits.shape[-1]))
+
+
+class _Probes:
+    """Cache objects that note what a model does with them, and what each of them stands for."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self.kvs: list[_ProbeCache] = []
+        self.states: list[tuple[int, ArraysCache]] = []
+        self.slots: list[CacheSlot] = []
+
+    def made(self, index: int, cache: object) -> Any:
+        """In the place of a layer's cache."""
+        made, slot = self._made(index, cache)
+        self.slots.append(slot)
+        return made
+
+    def _made(self, index: int, cache: object) -> tuple[Any, CacheSlot]:
+        if type(cache) is CacheList:
+            parts = [self._made(index, part) for part in cache.caches]
+            return tuple(made for made, _ in parts), ListSlot(tuple(slot for _, slot in parts))
+        if type(cache) is ArraysCache:
+            self.states.append((index, ArraysCache(len(cache.cache))))
+            return self.states[-1][1], StateSlot(len(self.states) - 1)
+        self.kvs.append(_ProbeCache(index, _window(index, cache, self._kind)))
+        return self.kvs[-1], KVSlot(len(self.kvs) - 1)
 
 
 def _kind(config: dict[str, Any]) -> str:
@@ -78,9 +122,10 @@ def _window(index: int, cache: object, kind: str) -> int | None:
         return None
     if type(cache) is RotatingKVCache and cache.keep == 0:
         return int(cache.max_size)
-    name = type(cache).__name__
-    why = f"{_NOT_YET[name]} not supported yet" if name in _NOT_YET else "Helix cannot roll that back yet"
-    raise ModelError(f"layer {index} of {kind} keeps a cache of the kind {name}: {why}; name another model")
+    raise ModelError(
+        f"layer {index} of {kind} keeps a cache of the kind {type(cache).__name__}: Helix cannot roll that back; "
+        "name another model"
+    )
 
 
 def _why_not(model: Any, kind: str, error: Exception) -> str:
@@ -102,7 +147,9 @@ def _mask_rank(config: dict[str, Any]) -> int:
 class _ProbeCache:
     """Notes the shapes of what a layer stores, and the windows that its model asks masks for; None is the layer's."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: int, window: int | None) -> None:
+        self.index = index
+        self.window = window
         self.offset = mx.array([3, 5], mx.int32)
         self.shape: LayerShape | None = None
         self.windows: set[int | None] = set()
@@ -117,15 +164,16 @@ class _ProbeCache:
         return mx.ones((2, 1, N, N), mx.bool_) if return_array else None
 
 
-def check_rows(model: Any, layers: Sequence[LayerShape], config: dict[str, Any]) -> None:
+def check_rows(model: Any, probed: Probed, config: dict[str, Any]) -> None:
     """See whether a model says the same in passes of several rows over pages as it says by itself, step by step.
 
-    Fifteen rows in four passes: two sequences that begin alike read three tokens, one of them is rolled back by two,
-    and both read two more from where they are. mlx-lm's own caches read the same tokens, the last of them in a step.
+    Fifteen rows in five passes: two sequences that begin alike read one token and two more, of which one of them takes
+    both back, and both read two from where they are. mlx-lm's own caches read the same tokens, the last of them in a
+    step.
 
     Args:
         model: of mlx-lm, in memory.
-        layers: what `probe` has found.
+        probed: what `probe` has found.
         config: the model's.
 
     Raises:
@@ -139,7 +187,7 @@ def check_rows(model: Any, layers: Sequence[LayerShape], config: dict[str, Any])
         plain = mx.concatenate([rows, model(text[:, 4:], cache=caches)], axis=1)[:, 1:]
         mx.eval(plain)
         where = "over Helix's pages"
-        apart = _distance(_paged_logits(model, layers, text), plain)
+        apart = _distance(_paged_logits(model, probed, text), plain)
     except _FAILURES as error:
         raise ModelError(f"{kind} cannot run {where} ({one_line(error)}); name another model") from error
     if not apart <= _TOLERANCE.get(plain.dtype, _HALF_TOLERANCE):  # NaN is not, either
@@ -150,12 +198,14 @@ def check_rows(model: Any, layers: Sequence[LayerShape], config: dict[str, Any])
         )
 
 
-def _paged_logits(model: Any, layers: Sequence[LayerShape], text: mx.array) -> mx.array:
+def _paged_logits(model: Any, probed: Probed, text: mx.array) -> mx.array:
     """Logits of the text's last four positions, [1, 4, V], by two sequences that are at different ones of them."""
-    pool = PagePool([layers], page_size=8, n_pages=1)
+    pool = PagePool([probed.layers], page_size=8, n_pages=1, layouts=[probed.layout])
     both = PagedKV.concatenate([PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), 8) for _ in range(2)])
     begun = mx.concatenate([text[:, :3]] * 2)
-    mx.eval(model(begun, cache=both.caches(mx.array([0, 0], mx.int32), 3)))
+    mx.eval(model(begun[:, :1], cache=both.caches(mx.array([0, 0], mx.int32), 1)))
+    mx.eval(model(begun[:, 1:], cache=both.caches(mx.array([1, 1], mx.int32), 3, record=True)))
+    both.advance(mx.array([0, 2], mx.int32))
     rows = mx.concatenate([text[:, 1:3], text[:, 3:]])
     return model(rows, cache=both.caches(mx.array([1, 3], mx.int32), 5)).reshape(1, 4, -1)
 

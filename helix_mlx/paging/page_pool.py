@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.paging.page_allocator import PageAllocator
+from helix_mlx.recurrent.layout import CacheLayout
 
 TARGET, DRAFT = 0, 1
 """The two models of a pair, as the pool numbers them."""
@@ -52,15 +53,22 @@ class PagePool:
         page_size: positions in a page.
         n_pages: pages that can be held at once, to begin with.
         pages_most: pages that it may grow to; None never grows.
+        layouts: the cache objects of the models; None is one of keys and values a layer.
     """
 
     def __init__(
-        self, models: Sequence[Sequence[LayerShape]], page_size: int, n_pages: int, pages_most: int | None = None
+        self,
+        models: Sequence[Sequence[LayerShape]],
+        page_size: int,
+        n_pages: int,
+        pages_most: int | None = None,
+        layouts: Sequence[CacheLayout] | None = None,
     ) -> None:
         self.page_size = page_size
         self.pages_most = n_pages if pages_most is None else pages_most
         self.allocator = PageAllocator(n_pages)
         self.layers = [list(layers) for layers in models]
+        self.layouts = list(layouts or [CacheLayout.plain(len(layers)) for layers in models])
         self.direct: list[CpuLibrary | None] = [None for _ in models]
 
         def pages(heads: int, dim: int, dtype: mx.Dtype) -> mx.array:

@@ -14,6 +14,9 @@ from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import ZERO_PAGE
 from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.paging.tail import Tail
+from helix_mlx.recurrent.cache import RecurrentCache
+from helix_mlx.recurrent.layout import CacheSlot, KVSlot, StateSlot
+from helix_mlx.recurrent.states import RecurrentStates
 
 
 @dataclass(frozen=True)
@@ -42,23 +45,33 @@ class PagedKV:
         tables: one block table a sequence, shared with the other model.
         tail: the positions in no page yet.
         committed: positions in pages, one count a sequence, each a multiple of the page size.
+        states: what the model's recurrent layers keep of the verified positions; None where it has none.
     """
 
     def __init__(
-        self, pool: PagePool, model: int, tables: Sequence[BlockTable], tail: Tail, committed: Sequence[int]
+        self,
+        pool: PagePool,
+        model: int,
+        tables: Sequence[BlockTable],
+        tail: Tail,
+        committed: Sequence[int],
+        states: RecurrentStates | None = None,
     ) -> None:
         self.pool = pool
         self.model = model
         self.tables = list(tables)
         self.tail = tail
         self.committed = list(committed)
+        self.states = states
         self._address: PageLayout | None = None
         self._gather_rows: dict[int, GatherRows] = {}
 
     @classmethod
     def empty(cls, pool: PagePool, model: int, table: BlockTable, slots: int) -> PagedKV:
         """One sequence with nothing in it."""
-        return cls(pool, model, [table], Tail.zeros(pool.layers[model], 1, slots), [0])
+        shapes = pool.layouts[model].states
+        states = RecurrentStates.empty(shapes) if shapes else None
+        return cls(pool, model, [table], Tail.zeros(pool.layers[model], 1, slots), [0], states)
 
     @classmethod
     def concatenate(cls, parts: Sequence[PagedKV]) -> PagedKV:
@@ -67,14 +80,17 @@ class PagedKV:
         tables = [table for part in parts for table in part.tables]
         committed = [count for part in parts for count in part.committed]
         tail = first.tail if len(parts) == 1 else Tail.concatenate([part.tail for part in parts])
-        return cls(first.pool, first.model, tables, tail, committed)
+        states = [part.states for part in parts if part.states is not None]
+        joined = RecurrentStates.concatenate(states) if states else None
+        return cls(first.pool, first.model, tables, tail, committed, joined)
 
     def take(self, rows: Sequence[int]) -> PagedKV:
         """The sequences named by `rows`, in that order."""
         if list(rows) == list(range(len(self.tables))):
             return self
         tables = [self.tables[b] for b in rows]
-        return PagedKV(self.pool, self.model, tables, self.tail.take(rows), [self.committed[b] for b in rows])
+        states = None if self.states is None else self.states.take(rows)
+        return PagedKV(self.pool, self.model, tables, self.tail.take(rows), [self.committed[b] for b in rows], states)
 
     def has_full_page(self, lengths: Sequence[int]) -> bool:
         """Whether some sequence has a page's worth of verified positions in its tail."""
@@ -98,7 +114,8 @@ class PagedKV:
 
     def fork(self, table: BlockTable) -> PagedKV:
         """The one sequence here once more, over pages that it shares; each writes a tail of its own from here on."""
-        return PagedKV(self.pool, self.model, [table], self.tail.fork(), self.committed)
+        states = None if self.states is None else self.states.copy()
+        return PagedKV(self.pool, self.model, [table], self.tail.fork(), self.committed, states)
 
     def found(self, pages: int) -> None:
         """Take it that the first `pages` pages of the one sequence here hold its positions already.
@@ -110,16 +127,42 @@ class PagedKV:
         self.committed = [pages * self.pool.page_size]
         self.forget_address()
 
-    def caches(self, offset: mx.array, limit: int, exact: bool = False) -> list[PagedCache]:
-        """One cache object a layer, for one forward pass that writes from position `offset` on.
+    @property
+    def arrays(self) -> list[mx.array]:
+        """What a pass leaves behind, for `mx.eval`: the tail, and the recurrent states."""
+        return [*self.tail.keys, *self.tail.values, *([] if self.states is None else self.states.arrays)]
+
+    def advance(self, kept: mx.array) -> None:
+        """Let the recurrent states go on by the rows that were kept of all passes recorded since the last time.
+
+        Keys and values need no such thing: a shorter length is all of it.
+
+        Args:
+            kept: [B] int32.
+        """
+        if self.states is not None:
+            self.states.advance(kept)
+
+    def caches(self, offset: mx.array, limit: int, exact: bool = False, record: bool = False) -> list[ModelCache]:
+        """The model's cache objects, for one forward pass that writes from position `offset` on.
 
         Args:
             offset: [B] int32, positions before the rows of this pass.
             limit: a bound, known to the host, on the positions held after the pass.
             exact: the bound is met by every sequence, so masks need not be spelt out.
+            record: some of its rows may be taken back: `advance` tells which are kept.
         """
         view = PagedView(self, offset, limit, exact)
-        return [PagedCache(view, layer) for layer in range(len(self.tail.keys))]
+        states = [] if self.states is None else self.states.caches(record)
+
+        def made(slot: CacheSlot) -> ModelCache:
+            if isinstance(slot, KVSlot):
+                return PagedCache(view, slot.layer)
+            if isinstance(slot, StateSlot):
+                return states[slot.layer]
+            return tuple(made(part) for part in slot.parts)
+
+        return [made(slot) for slot in self.pool.layouts[self.model].slots]
 
     def address(self) -> PageLayout:
         """Where the sequences' pages are, as a forward pass wants it; kept until pages come or go."""
@@ -281,3 +324,7 @@ class PagedCache:
             return None if N == 1 else "causal"
         mask = view.mask(N, window)
         return mask if self._shape.mask_rank == 4 else mx.expand_dims(mask, 1)
+
+
+ModelCache = PagedCache | RecurrentCache | tuple["ModelCache", ...]
+"""A cache object of a model; a layer that has several caches is given them in a tuple."""

@@ -19,11 +19,14 @@ class Tail:
 
     Args:
         keys, values: a layer, [batch, slots, heads, dim].
+        batch, slots: the sequences, and the positions that each can hold; a model may have recurrent layers alone.
     """
 
-    def __init__(self, keys: list[mx.array], values: list[mx.array]) -> None:
+    def __init__(self, keys: list[mx.array], values: list[mx.array], batch: int, slots: int) -> None:
         self.keys = keys
         self.values = values
+        self.batch = batch
+        self.slots = slots
 
     @classmethod
     def zeros(cls, layers: Sequence[LayerShape], batch: int, slots: int) -> Tail:
@@ -31,6 +34,8 @@ class Tail:
         return cls(
             [mx.zeros((batch, slots, s.key_heads, s.key_dim), s.dtype) for s in layers],
             [mx.zeros((batch, slots, s.value_heads, s.value_dim), s.dtype) for s in layers],
+            batch,
+            slots,
         )
 
     @classmethod
@@ -39,17 +44,9 @@ class Tail:
         return cls(
             [mx.concatenate(list(layer)) for layer in zip(*(t.keys for t in tails), strict=True)],
             [mx.concatenate(list(layer)) for layer in zip(*(t.values for t in tails), strict=True)],
+            sum(tail.batch for tail in tails),
+            tails[0].slots,
         )
-
-    @property
-    def batch(self) -> int:
-        """Sequences in it."""
-        return self.keys[0].shape[0]
-
-    @property
-    def slots(self) -> int:
-        """Positions a sequence can hold."""
-        return self.keys[0].shape[1]
 
     @property
     def nbytes(self) -> int:
@@ -112,16 +109,16 @@ class Tail:
                 return mx.concatenate([array[:, by[0] :], array[:, : by[0]]], axis=1)
             return mx.take_along_axis(array, order, axis=1)
 
-        return Tail([moved(a) for a in self.keys], [moved(a) for a in self.values])
+        return Tail([moved(a) for a in self.keys], [moved(a) for a in self.values], self.batch, self.slots)
 
     def take(self, rows: Sequence[int]) -> Tail:
         """The sequences named by `rows`, in that order."""
         index = mx.array(list(rows))
-        return Tail([a[index] for a in self.keys], [a[index] for a in self.values])
+        return Tail([a[index] for a in self.keys], [a[index] for a in self.values], len(rows), self.slots)
 
     def fork(self) -> Tail:
         """The same positions, in arrays of its own: assigning to a part of an array changes it for all its holders."""
-        return Tail([a[:] for a in self.keys], [a[:] for a in self.values])
+        return Tail([a[:] for a in self.keys], [a[:] for a in self.values], self.batch, self.slots)
 
     def resized(self, slots: int) -> Tail:
         """The same sequences with `slots` slots: cut off or filled with zeros behind."""
@@ -131,4 +128,4 @@ class Tail:
                 return mx.contiguous(array[:, :slots])
             return mx.pad(array, [(0, 0), (0, slots - array.shape[1]), (0, 0), (0, 0)])
 
-        return Tail([fit(a) for a in self.keys], [fit(a) for a in self.values])
+        return Tail([fit(a) for a in self.keys], [fit(a) for a in self.values], self.batch, slots)

@@ -50,7 +50,7 @@ class DraftModel:
         rows, limit = context.last, context.limit + 1
         at = context.positions - (rows.shape[1] - 1)
         for index in range(1, count + 1):
-            caches = kv.caches(at, limit, context.exact)
+            caches = kv.caches(at, limit, context.exact, record=True)
             draft_logits = self._fit(self(rows, cache=caches)[:, -1])
             token, token_probs = draft_token(
                 draft_logits, index, context.filters, context.seeds, context.positions, context.rules

@@ -38,7 +38,7 @@ INSTALLED = {module.name for module in pkgutil.iter_modules(mlx_lm.models.__path
 def tiny(family: str, seed: int) -> LoadedModel:
     """A random model of a family, checked as a loaded one is."""
     made = built({**FAMILIES[family].config, "model_type": family}, seed)
-    check_rows(made.model, made.layers, made.config)
+    check_rows(made.model, made.probed, made.config)
     return made
 
 

@@ -52,7 +52,7 @@ class OneOffset:
 
 def check(family: str, change: Change) -> None:
     loaded = random_model(family)
-    check_rows(Changed(loaded.model, change), loaded.layers, loaded.config)
+    check_rows(Changed(loaded.model, change), loaded.probed, loaded.config)
 
 
 def test_a_model_of_one_length_is_refused_at_once() -> None:

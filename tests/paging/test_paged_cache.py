@@ -27,7 +27,7 @@ def llama() -> LoadedModel:
 
 
 def pool_for(loaded: LoadedModel, pages: int = 64) -> PagePool:
-    return PagePool([loaded.layers], PAGE, pages)
+    return PagePool([loaded.layers], PAGE, pages, layouts=[loaded.layout])
 
 
 def forward(loaded: LoadedModel, kv: PagedKV, rows: list[list[int]], lengths: list[int], spare: int = 0) -> mx.array:

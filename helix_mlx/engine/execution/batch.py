@@ -77,6 +77,20 @@ class Batch:
         target = [s.length if s.finished else s.length - 1 for s in self.sequences]
         return target, [min(target[row], self.sequences[row].draft_length) for row in self.drafting]
 
+    def advance(self, accepted: mx.array, read: int) -> None:
+        """Let recurrent states follow the verdict, on the device.
+
+        Args:
+            accepted: [B] int32, how many drafts were kept.
+            read: known tokens that the draft model has read in this cycle, the last one among them; 0 where it was not
+                asked.
+        """
+        self.target.advance(accepted + 1)
+        if read and self.draft is not None:
+            # All of those but the last, and as many drafts as were kept, less the last one: it is read again.
+            rows = accepted if len(self.drafting) == len(self.sequences) else accepted[mx.array(self.drafting)]
+            self.draft.advance(rows + (read - 1))
+
     def draft_context(self, in_flight: int) -> DraftContext:
         """What the drafter sees: the sequences that draft.
 

@@ -46,7 +46,7 @@ def prefill_chunk(model: LanguageModel, kv: PagedKV, tokens: list[int], start: i
     limit = start + len(tokens)
     model(mx.array([tokens], mx.int32), cache=kv.caches(mx.array([start], mx.int32), limit, exact=True))
     # The logits are never looked at, so the last layer and the output head are never computed.
-    mx.async_eval(kv.tail.keys, kv.tail.values)
+    mx.async_eval(kv.arrays)
     mx.synchronize()
     commit([kv], [[limit]])
     if kv.tail.slots > slots:
@@ -98,20 +98,23 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, li
     exact = in_flight == 0 and min(lengths) == max(lengths)
     draft = None
     rows = batch.last_two[:, 1:]
-    count = max(counts)
+    count, read = max(counts), 0
     if count:
         if batch.drafting:
             assert models.drafter is not None
-            draft = models.drafter.propose(batch.draft_context(in_flight), count)
+            context = batch.draft_context(in_flight)
+            read = context.last.shape[1]
+            draft = models.drafter.propose(context, count)
         draft = batch.spread(draft, proposed, count, models.vocab_size)
         rows = mx.concatenate([rows, draft.tokens], axis=1)
-    caches = batch.target.caches(batch.positions, limit + 1 + count, exact)
+    caches = batch.target.caches(batch.positions, limit + 1 + count, exact, record=count > 0)
     target_logits = models.target(rows, cache=caches)
     # The device goes on here while the host builds what follows.
     mx.async_eval(target_logits)
     verdict = verify(Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules, counts)
     kept = verdict.accepted[:, None]
     if count:
+        batch.advance(verdict.accepted, read)
         # Row layout: the last token, the drafts, one place more; the next token goes where the first draft not kept is.
         following = mx.concatenate([rows, rows[:, -1:]], axis=1)
         place = mx.arange(count + 2)[None]
@@ -121,6 +124,6 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, li
         following = batch.last_two = mx.concatenate([rows, verdict.next_token[:, None]], axis=1)
     batch.positions = batch.positions + verdict.accepted + 1
     packed = mx.concatenate([mx.where(verdict.finite[:, None], kept, -1), following[:, 1:]], axis=1)
-    tails = [batch.target.tail] + ([batch.draft.tail] if batch.draft is not None else [])
-    mx.async_eval(packed, batch.last_two, batch.positions, *((tail.keys, tail.values) for tail in tails))
+    kvs = [batch.target] + ([batch.draft] if batch.draft is not None else [])
+    mx.async_eval(packed, batch.last_two, batch.positions, *(kv.arrays for kv in kvs))
     return packed

@@ -45,7 +45,7 @@ class Prefill:
     def begin(self, sequence: Sequence) -> None:
         """Begin with what the prefix cache holds of the sequence's tokens."""
         size = self._pool.page_size
-        found = self._cache.match(sequence.tokens[: sequence.length])
+        found = self._cache.match(sequence.tokens[: sequence.length] if not self._pool.layouts[0].states else [])
         sequence.table.adopt(found.pages, found.digests)
         sequence.target = PagedKV.empty(self._pool, TARGET, sequence.table, self._slots)
         sequence.target.found(len(found.pages))
@@ -105,7 +105,7 @@ class Prefill:
         pages = kv.committed[0] // size
         # The draft reads the last two tokens again, so the page of the first of them stays out.
         most = min(len(sequence.table.pages), max(0, sequence.length - 1) // size)
-        while pages < most and sequence.table.pages[pages] in self._pool.allocator.drafted:
+        while not self._pool.layouts[1].states and pages < most and sequence.table.pages[pages] in self._pool.allocator.drafted:
             pages += 1
         if pages * size > sequence.draft_length:
             kv.found(pages)

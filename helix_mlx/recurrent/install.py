@@ -1,0 +1,176 @@
+"""Makes a model's recurrent layers record their rows, where rows may be taken back.
+
+A layer of mlx-lm keeps its state in arrays of its cache. Where a pass is recorded, the cache gives the layer a `StateRef`
+in their place, and the functions to which the layer hands it know what that is: they see it under names that are
+changed for this model's layers alone. mlx-lm's modules and classes stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import FunctionType, ModuleType
+from typing import Any
+
+import mlx.core as mx
+from mlx.nn.layers.base import Module
+from mlx_lm.models.cache import ArraysCache
+
+from helix_mlx.recurrent.cache import RecurrentCache, StateRef
+from helix_mlx.recurrent.records import Scan, ValueRecord
+from helix_mlx.recurrent.registry import LAYERS, By, Recurrence
+
+_PLACE = "mlx_lm.models."
+
+
+def install(model: object) -> By | None:
+    """Let a model's recurrent layers take `RecurrentCache`; with any other cache they go on as before.
+
+    Done twice, it is done once. Layers that Helix does not know are left alone.
+
+    Returns:
+        How they are taken back; None where there are none that Helix knows.
+    """
+    if not isinstance(model, Module):
+        return None
+    made: dict[type, type] = {}
+    by: By | None = None
+    for module in model.modules():
+        kind = type(module)
+        recurrence = LAYERS.get((kind.__module__.removeprefix(_PLACE), kind.__name__))
+        if recurrence is None:
+            continue
+        by = recurrence.by
+        if hasattr(kind, "records_rows"):
+            continue
+        if kind not in made:
+            made[kind] = _recording(kind, recurrence)
+        module.__class__ = made[kind]
+    return by
+
+
+def _recording(kind: type, recurrence: Recurrence) -> type:
+    """A subclass of a layer's class whose state can be taken back."""
+    if recurrence.by is By.ROWS:
+        body: dict[str, Any] = {"__call__": _row_by_row(kind.__call__)}
+    else:
+        names: dict[str, Any] = {"mx": _Mx("mx")}
+        for name, how in recurrence.scans.items():
+            original = _global(kind, name)
+            names[name] = _scanning(Scan(original, how.state, how.rows, how.outputs, how.stepwise))
+        body = _rebuilt(kind, names)
+    return type(kind.__name__, (kind,), {**body, "records_rows": True, "__module__": kind.__module__})
+
+
+def _global(kind: type, name: str) -> Any:
+    return kind.__call__.__globals__[name]
+
+
+def _rebuilt(kind: type, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The functions of a class, with other objects under some of the names that they find in their module."""
+    body: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if not base.__module__.startswith(_PLACE):
+            continue
+        for name, value in vars(base).items():
+            if isinstance(value, FunctionType):
+                changed = FunctionType(
+                    value.__code__, {**value.__globals__, **names}, name, value.__defaults__, value.__closure__
+                )
+                changed.__kwdefaults__ = value.__kwdefaults__
+                body[name] = changed
+    return body
+
+
+class _Mx(ModuleType):
+    """`mlx.core` for a layer whose convolution may be given a `StateRef` in the place of the inputs before."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(mx, name)
+
+    @staticmethod
+    def concatenate(arrays: list[Any], axis: int = 0, **more: Any) -> mx.array:
+        """As in mlx.core."""
+        first = arrays[0]
+        if isinstance(first, StateRef):
+            (rows,) = arrays[1:]
+            return first.extended(rows, axis)
+        return mx.concatenate(arrays, axis=axis, **more)
+
+
+def _scanning(scan: Scan) -> Callable[..., tuple[mx.array, mx.array]]:
+    """A scan function that has the bits of single steps, and records its rows where it is given a `StateRef`."""
+    signature = inspect.signature(scan.function)
+
+    @functools.wraps(scan.function)
+    def scanned(*args: Any, **kwargs: Any) -> tuple[mx.array, mx.array]:
+        bound = signature.bind(*args, **kwargs).arguments
+        state = bound.pop(scan.state, None)
+        return state.scanned(scan, bound) if isinstance(state, StateRef) else scan(bound, state)
+
+    return scanned
+
+
+def _row_by_row(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A layer that reads recorded rows one by one, and so knows its state after each of them."""
+
+    @functools.wraps(original)
+    def called(self: Module, *args: Any, **kwargs: Any) -> Any:
+        every = [*args, *kwargs.values()]
+        cache = next((each for each in every if isinstance(each, RecurrentCache)), None)
+        if cache is None or (cache.records is None and not any(cache.fresh)):
+            return original(self, *args, **kwargs)
+        batch, rows = next(each for each in every if isinstance(each, mx.array)).shape[:2]
+
+        def at(value: Any, b: slice, t: slice, state: ArraysCache) -> Any:
+            if value is cache:
+                return state
+            return value[b, t] if isinstance(value, mx.array) and value.shape[:2] == (batch, rows) else value
+
+        def one(b: slice, t: slice, state: ArraysCache) -> Any:
+            return original(
+                self, *(at(a, b, t, state) for a in args), **{k: at(v, b, t, state) for k, v in kwargs.items()}
+            )
+
+        outputs = []
+        for row in range(rows):
+            t = slice(row, row + 1)
+            outputs.append(_step(cache, lambda b, state, t=t: one(b, t, state), first=row == 0))
+        return _joined(outputs, axis=1)
+
+    return called
+
+
+def _step(cache: RecurrentCache, one: Callable[[slice, ArraysCache], Any], first: bool) -> Any:
+    """One row of all sequences. A sequence that has read nothing has no arrays, which some layers tell from zeros."""
+    before = list(cache.cache)
+    alone = first and any(cache.fresh)
+    parts = [slice(b, b + 1) for b in range(len(cache.fresh))] if alone else [slice(None)]
+    outputs, states = [], []
+    for part in parts:
+        state = ArraysCache(len(before))
+        if not (alone and cache.fresh[part.start]):
+            state.cache = [None if a is None else a[part] if alone else a for a in before]
+        outputs.append(one(part, state))
+        states.append(state.cache)
+    for index, array in enumerate(before):
+        after = [state[index] for state in states]
+        if any(a is None for a in after) or (not alone and after[0] is array):
+            continue  # another part of the layer writes it
+        value = after[0] if len(after) == 1 else mx.concatenate(after)
+        if cache.records is not None:
+            assert array is not None
+            record = cache.records.setdefault(index, ValueRecord(array))
+            assert isinstance(record, ValueRecord)
+            record.values.append(value)
+        cache.cache[index] = value
+    return _joined(outputs, axis=0)
+
+
+def _joined(outputs: list[Any], axis: int) -> Any:
+    if len(outputs) == 1:
+        return outputs[0]
+    if isinstance(outputs[0], tuple):
+        return tuple(mx.concatenate(list(each), axis=axis) for each in zip(*outputs, strict=True))
+    return mx.concatenate(outputs, axis=axis)

@@ -1,0 +1,74 @@
+"""The recurrent layers that Helix can take back, one row each. To add one: its class, and how its state is kept.
+
+The key is where mlx-lm defines the layer, which may be another file than the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class By(Enum):
+    """How a layer's state is taken back."""
+
+    INPUTS = "the inputs of its convolutions and scans are kept, and the state is advanced by those that count"
+    ROWS = "the layer is read row by row, and its state after each row is kept"
+
+
+@dataclass(frozen=True)
+class ScanCall:
+    """How a scan function is called: see `records.Scan`."""
+
+    state: str
+    rows: Mapping[str, int] = field(hash=False)
+    outputs: int = 1
+    stepwise: bool = False
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """How a layer's state is taken back; `scans` are the scan functions that it calls, by their names."""
+
+    by: By = By.INPUTS
+    scans: Mapping[str, ScanCall] = field(default_factory=dict, hash=False)
+
+
+# mlx-lm's own pass of several rows has the bits of single steps here, masked rows included.
+_GATED_DELTA = ScanCall("state", {"q": 1, "k": 1, "v": 1, "a": 1, "b": 1})
+# Mamba-2's scan in chunks rounds otherwise than its steps do, and so does lightning attention.
+_MAMBA2 = ScanCall("state", {"hidden_states": 1, "B": 1, "C": 1, "dt": 1}, stepwise=True)
+_LIGHTNING = ScanCall("h", {"q": 2, "k": 2, "v": 2}, outputs=2, stepwise=True)
+
+CONVOLUTION = Recurrence()
+GATED_DELTA = Recurrence(scans={"gated_delta_update": _GATED_DELTA})
+MAMBA2 = Recurrence(scans={"ssm_update": _MAMBA2})
+LIGHTNING = Recurrence(scans={"recurrent_gla": _LIGHTNING})
+ROW_BY_ROW = Recurrence(By.ROWS)
+
+LAYERS: Mapping[tuple[str, str], Recurrence] = {
+    ("bailing_hybrid", "LinearAttention"): LIGHTNING,
+    ("bailing_moe_linear", "LinearAttention"): LIGHTNING,
+    ("bailing_moe_v3", "BailingKDA"): GATED_DELTA,
+    ("falcon_h1", "FalconH1Mixer"): MAMBA2,
+    ("gear", "ConvKVGatedMixer"): CONVOLUTION,
+    ("granitemoehybrid", "GraniteMoeHybridMamba2Mixer"): MAMBA2,
+    ("jamba", "JambaMambaMixer"): ROW_BY_ROW,
+    ("kimi_k3", "KimiK3DeltaAttention"): GATED_DELTA,
+    ("kimi_linear", "KimiDeltaAttention"): GATED_DELTA,
+    ("kimi_linear", "ShortConv1d"): CONVOLUTION,
+    ("lfm2", "ShortConv"): CONVOLUTION,
+    ("lfm2_moe", "ShortConv"): CONVOLUTION,
+    ("longcat_flash_ngram", "NgramEmbedding"): CONVOLUTION,
+    ("mamba", "MambaBlock"): ROW_BY_ROW,
+    ("mamba2", "Mamba2Block"): MAMBA2,
+    ("nemotron_h", "NemotronHMamba2Mixer"): MAMBA2,
+    ("olmo_hybrid", "GatedDeltaNet"): GATED_DELTA,
+    ("plamo2", "Mamba"): MAMBA2,
+    ("qwen3_5", "GatedDeltaNet"): GATED_DELTA,
+    ("qwen3_next", "Qwen3NextGatedDeltaNet"): GATED_DELTA,
+    ("recurrent_gemma", "RecurrentBlock"): ROW_BY_ROW,
+    ("rwkv7", "Rwkv7ChannelMixing"): ROW_BY_ROW,
+    ("rwkv7", "Rwkv7TimeMixing"): ROW_BY_ROW,
+}
