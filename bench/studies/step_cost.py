@@ -38,7 +38,7 @@ from helix_mlx.engine.execution.runner import Runner
 from helix_mlx.engine.memory import allocate_pool
 from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
-from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.kernels.cpu import attention
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.text.incremental_text import IncrementalText
@@ -156,7 +156,7 @@ class Helix:
             seed=0,
             eos_ids=frozenset(),
             answer=IncrementalText(Silent(), (), ()),  # type: ignore[arg-type]
-            table=BlockTable(self._pool.allocator),
+            kv=KVState(BlockTable(self._pool.allocator)),
             pages_most=-(-most // PAGE),
         )
 

@@ -128,10 +128,10 @@ def held_beside(pool: PagePool, running: Seq[Sequence], tail_slots: int) -> tupl
         running: they hold pages.
         tail_slots: of a tail that is not made yet.
     """
-    slots = sum(tail_slots if s.target is None else s.target.tail.slots for s in running)
-    pages = len({page for s in running for page in s.table.pages}) * pool.page_size
+    slots = sum(tail_slots if s.kv.target is None else s.kv.target.tail.slots for s in running)
+    pages = len({page for s in running for page in s.kv.table.pages}) * pool.page_size
     # A page that several share is used once; what lies in no page yet is used by one.
-    filled = pages + sum(max(0, s.target_length - s.pages_held * pool.page_size) for s in running)
+    filled = pages + sum(max(0, s.kv.target_length - s.pages_held * pool.page_size) for s in running)
     held = pages + slots
     return slots * pool.bytes_per_page(pool.layers, 1), 1 - filled / held if held else 0.0
 

@@ -75,7 +75,7 @@ class Batch:
     def _verified(self) -> tuple[list[int], list[int]]:
         """Positions that may be committed, of each sequence, and of each that drafts."""
         target = [s.length if s.finished else s.length - 1 for s in self.sequences]
-        return target, [min(target[row], self.sequences[row].draft_length) for row in self.drafting]
+        return target, [min(target[row], self.sequences[row].kv.draft_length) for row in self.drafting]
 
     def draft_context(self, in_flight: int) -> DraftContext:
         """What the drafter sees: the sequences that draft.
@@ -142,9 +142,9 @@ class Batch:
         """Rebuild the rows: those staying, then those joining. The host knows where everybody is."""
         parts = [self.target.take(staying)] if staying else []
         for sequence in joining:
-            assert sequence.target is not None
-            parts.append(sequence.target)
-            sequence.target = None
+            assert sequence.kv.target is not None
+            parts.append(sequence.kv.target)
+            sequence.kv.target = None
         self.target = PagedKV.concatenate(parts)
         self.sequences = [self.sequences[row] for row in staying] + joining
         # A prompt of one token has nothing before it: position -1 is never kept, so any token stands in.
@@ -158,15 +158,15 @@ class Batch:
         if self.draft is None:
             return
         for place, row in enumerate(self.drafting):
-            self.sequences[row].draft = self.draft.take([place])
+            self.sequences[row].kv.draft = self.draft.take([place])
         self.draft, self.drafting = None, []
 
     def _join_drafts(self, wanted: set[int]) -> None:
         self.drafting = [row for row, sequence in enumerate(self.sequences) if id(sequence) in wanted]
         parts = []
         for row in self.drafting:
-            kv = self.sequences[row].draft
+            kv = self.sequences[row].kv.draft
             assert kv is not None
             parts.append(kv)
-            self.sequences[row].draft = None
+            self.sequences[row].kv.draft = None
         self.draft = PagedKV.concatenate(parts) if parts else None

@@ -111,7 +111,7 @@ class Runner:
             self._scheduler.remove(sequence)
         for sequence in gone:
             sequence.copies = []
-            sequence.release()
+            sequence.kv.release()
         self._cache.clear()
         self._count.failed += len(gone)
         return gone
@@ -174,10 +174,10 @@ class Runner:
         for sequence in gone:
             self._scheduler.remove(sequence)
             self._start_copies(sequence, [])
-            sequence.release()
+            sequence.kv.release()
             events.append((sequence, self._last_chunks(sequence)))
             with sequence.failing_alone():
-                for drafter in sequence.token_drafters.values():
+                for drafter in sequence.drafting.token_drafters.values():
                     drafter.release()
         self._steady = False
         return events
@@ -193,7 +193,7 @@ class Runner:
             return []
         stats = sequence.stats
         if stats.emitted:
-            stats.decode_s = time.perf_counter() - sequence.first_at
+            stats.decode_s = time.perf_counter() - sequence.times.first_token
             stats.tokens_per_s = (stats.emitted - 1) / stats.decode_s if stats.decode_s > 0 else 0.0
         if sequence.finish_reason == "cancelled":
             self._count.cancelled += 1
@@ -205,11 +205,11 @@ class Runner:
         """Commit, change who runs, and read what has to be read before the next cycle."""
         if self._batch is not None and self._batch.has_full_page():
             self._commit()
-        begun = [s for s in self._scheduler.running if s.emitted_count and s.target_length == s.length]
+        begun = [s for s in self._scheduler.running if s.emitted_count and s.kv.target_length == s.length]
         self.chooser.choose(begun, self._scheduler.most_drafts(len(begun)))
-        asking = [s for s in begun if s.uses_model and s.draft_wanted]
+        asking = [s for s in begun if s.drafting.uses_model and s.draft_wanted]
         for sequence in self._scheduler.running:
-            sequence.drafts_alone = asking == [sequence]
+            sequence.drafting.only_model_user = asking == [sequence]
         prefill = self._prefill
         if grow(self._pool, self._scheduler, prefill.pages_needed):
             self._read_at = None  # no cycle takes as long
@@ -222,9 +222,9 @@ class Runner:
         for sequence, count in plan.prefill:
             prefill.read_target(sequence, count)
         for sequence, count in plan.draft_prefill:
-            began, before = time.perf_counter(), sequence.draft_length
+            began, before = time.perf_counter(), sequence.kv.draft_length
             prefill.read_draft(sequence, count)
-            self.chooser.note_read(sequence.draft_length - before, time.perf_counter() - began)
+            self.chooser.note_read(sequence.kv.draft_length - before, time.perf_counter() - began)
         decode = self._with_copies(plan.decode)
         self._arrange_batch(decode)
         self._decode = decode
@@ -247,7 +247,7 @@ class Runner:
 
     def _may_draft(self, sequence: Sequence) -> bool:
         # Before its first token a sequence may have no last two tokens to read.
-        return sequence.emitted_count > 0 and sequence.uses_model and not sequence.draft_prefill_needed
+        return sequence.emitted_count > 0 and sequence.drafting.uses_model and not sequence.draft_prefill_needed
 
     def _commit(self) -> None:
         assert self._batch is not None
@@ -256,14 +256,14 @@ class Runner:
         self._device_idle = False
         self._batch.commit()
         for sequence, done in zip(self._batch.sequences, self._batch.target.committed, strict=True):
-            self._cache.add(sequence.table, sequence.tokens, done // self._pool.page_size)
+            self._cache.add(sequence.kv.table, sequence.tokens, done // self._pool.page_size)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's pages for older ones; it comes back by reading its tokens again."""
         assert not sequence.finished
         if self._batch is not None and sequence in self._batch.sequences:
             self._arrange_batch([(s, 0) for s in self._batch.sequences if s is not sequence])
-        sequence.release()
+        sequence.kv.release()
         sequence.stats.preemptions += 1
         self._count.preemptions += 1
 
@@ -315,7 +315,7 @@ class Runner:
         """The drafts of token drafters, by row; `counts` becomes what they had."""
         proposed: dict[int, list[int]] = {}
         for row, sequence in enumerate(batch.sequences):
-            drafter = sequence.token_drafters.get(sequence.next_drafter)
+            drafter = sequence.drafting.next_token_drafter
             if drafter is None or not counts[row]:
                 continue
             tokens: list[int] = []
@@ -363,20 +363,21 @@ class Runner:
         if sequence.emitted_count == 0:
             stats.prefill_tokens += 1  # the last token of the prompt, which this cycle has read
             self._count.prefill_tokens += 1
-            sequence.first_at = time.perf_counter()
-            stats.time_to_first_token_s = sequence.first_at - sequence.submitted_at
+            sequence.times.first_token = time.perf_counter()
+            stats.time_to_first_token_s = sequence.times.first_token - sequence.times.submitted
         else:
             stats.target_passes += 1
             stats.draft_passes += draft_passes
-            stats.note_cycle(sequence.next_drafter, count)
+            stats.note_cycle(sequence.drafting.next_drafter, count)
         before = stats.accepted
         chunks = sequence.accept(tokens, count)
         self._count.emitted += len(chunks)
         self._count.drafted += count
         self._count.accepted += stats.accepted - before
-        if count and sequence.next_drafter in sequence.token_drafters:
-            sequence.token_drafters[sequence.next_drafter].observe(count, stats.accepted - before)
-        sequence.target_length = sequence.length
+        drafter = sequence.drafting.next_token_drafter
+        if count and drafter is not None:
+            drafter.observe(count, stats.accepted - before)
+        sequence.kv.target_length = sequence.length
         if draft_passes:
-            sequence.draft_length = sequence.length - 1
+            sequence.kv.draft_length = sequence.length - 1
         return chunks
