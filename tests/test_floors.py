@@ -28,7 +28,7 @@ ENGINE_FLOORS: tuple[set[str], ...] = (
     {"scheduling"},
     {"memory"},
     {"execution"},
-    {"core", "streaming", "conversation"},
+    {"requests", "core", "streaming", "conversation"},
     {"engine", "acceptance_counts"},
 )
 """Rooms and files of `engine/`. Within one of these floors imports go in one direction, too."""

@@ -34,7 +34,8 @@ from helix_mlx.bench.suite.latency import NEAR_BEST, NEVER_BELOW
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, missed_s
-from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
+from helix_mlx.engine.scheduling.draft_state import DraftState
+from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, KVState, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import NO_DRAFT
@@ -106,12 +107,9 @@ class Player:
             seed=recorded.repeat,
             eos_ids=frozenset(),
             answer=None,  # type: ignore[arg-type]
-            table=None,  # type: ignore[arg-type]
+            kv=KVState(table=None),  # type: ignore[arg-type]
             pages_most=0,
-            draft_tokens=None,
-            drafter="auto",
-            drafters=DRAFTERS,
-            token_drafters={name: spec.make() for name, spec in DRAFTERS.items() if spec.make is not None},
+            drafting=DraftState.of("auto", DRAFTERS, None),
         )
 
     @property
@@ -125,8 +123,8 @@ class Player:
         None where the draft model had to read a text first, in passes of its own.
         """
         sequence, text = self.sequence, self._recorded.text
-        count = min(sequence.next_draft_tokens, max(0, sequence.remaining - 1))
-        uses_model = sequence.uses_model and count > 0
+        count = min(sequence.drafting.next_draft_tokens, max(0, sequence.remaining - 1))
+        uses_model = sequence.drafting.uses_model and count > 0
         seconds = self._ladder.cycle_s(count, uses_model) * self._noise()
         missed = sequence.draft_lag if uses_model else 0
         self.seconds += seconds + missed_s(missed, self._ladder.draft_read_s, self._ladder.draft_s, alone=True)
@@ -134,14 +132,14 @@ class Player:
         kept = min(count, self._recorded.kept[at - 1]) if uses_model else self._looked_up(count, at)
         sequence.tokens += text[at : at + kept + 1]
         if uses_model:
-            sequence.draft_length = sequence.length - 1
+            sequence.kv.draft_length = sequence.length - 1
         return kept, seconds if missed <= DRAFT_GAP else None
 
     def _looked_up(self, count: int, at: int) -> int:
         """How many drafts of n-grams are kept."""
         if not count:
             return 0
-        drafts = self.sequence.token_drafters[NGRAM].propose(self.sequence.tokens, count)
+        drafts = self.sequence.drafting.token_drafters[NGRAM].propose(self.sequence.tokens, count)
         wrong = (i for i, (a, b) in enumerate(zip(drafts, self._recorded.text[at:], strict=False)) if a != b)
         return next(wrong, min(len(drafts), len(self._recorded.text) - at))
 
@@ -151,9 +149,9 @@ def fixed_seconds(player: Player, way: str) -> float:
     sequence = player.sequence
     while player.going:
         if way == NGRAM:
-            sequence.next_drafter, sequence.next_draft_tokens = NGRAM, min(NGRAM_LENGTH, sequence.available(NGRAM))
+            sequence.drafting.set_next(NGRAM, min(NGRAM_LENGTH, sequence.available(NGRAM)))
         else:
-            sequence.next_drafter, sequence.next_draft_tokens = (NO_DRAFT, 0) if way == PLAIN else (MODEL, int(way))
+            sequence.drafting.set_next(*((NO_DRAFT, 0) if way == PLAIN else (MODEL, int(way))))
         player.cycle()
     return player.seconds
 
@@ -163,9 +161,9 @@ def auto_seconds(player: Player, drafting: AdaptiveDraftPolicy) -> float:
     sequence = player.sequence
     while player.going:
         drafting.choose([sequence], MAX_DRAFT_TOKENS)
-        count = sequence.next_draft_tokens
+        count = sequence.drafting.next_draft_tokens
         kept, seconds = player.cycle()
-        drafting.note([(sequence, count, kept)], sequence.uses_model and count > 0, seconds)
+        drafting.note([(sequence, count, kept)], sequence.drafting.uses_model and count > 0, seconds)
     return player.seconds
 
 

@@ -88,7 +88,7 @@ class Stream:
     def _submit(self, length: int, most: int) -> Sequence:
         tokens = np.random.default_rng(length).integers(0, self._core.pair.target.vocab_size, length).tolist()
         sequence = self._core.sequence(tokens, SamplingParams(max_tokens=most))
-        sequence.submitted_at = time.perf_counter()
+        sequence.times.submitted = time.perf_counter()
         self._core.runner.add(sequence)
         return sequence
 

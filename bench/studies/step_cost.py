@@ -38,7 +38,7 @@ from helix_mlx.engine.execution.runner import Runner
 from helix_mlx.engine.memory import allocate_pool
 from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
-from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.kernels.cpu import attention
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.text.incremental_text import IncrementalText
@@ -117,7 +117,7 @@ class Helix:
         per_page = PagePool.bytes_per_page([pair.target.layers], PAGE)
         memory = (batch * (most // PAGE + 2) + 1) * per_page
         asked = EngineConfig(page_size=PAGE, kv_memory=memory, max_context=most, lookahead=lookahead)
-        self._pool, config = allocate_pool(pair, asked)
+        self._pool, _, config = allocate_pool(pair, asked)
         if self._pool.pages_most > self._pool.allocator.pages_total:
             self._pool.grow(self._pool.pages_most - self._pool.allocator.pages_total)
         if pair.kernels.library is not None and attention.install(pair.target.model):
@@ -156,7 +156,7 @@ class Helix:
             seed=0,
             eos_ids=frozenset(),
             answer=IncrementalText(Silent(), (), ()),  # type: ignore[arg-type]
-            table=BlockTable(self._pool.allocator),
+            kv=KVState(BlockTable(self._pool.allocator)),
             pages_most=-(-most // PAGE),
         )
 

@@ -72,7 +72,7 @@ class Conversation:
         self._stop_running()
         request = Request.of(messages, params, settings, self._core.defaults)
         assert request.params is not None
-        prompt = self._core.render_chat(request)
+        prompt = self._core.tokenizer.render_chat(request)
         sequence = self._core.sequence(self._tokens(prompt), request.params, request.draft_tokens, request.drafter)
         sequence.priority = request.priority
         self._last, self._last_prompt = sequence, prompt
@@ -103,5 +103,5 @@ class Conversation:
         if last is not None and last.emitted and last.tokens[-1] in last.eos_ids:
             so_far = self._last_prompt + last.answer.text
             if prompt.startswith(so_far):
-                return last.tokens[:-1] + self._core.encode_continued(prompt[len(so_far) :])
-        return self._core.encode_rendered(prompt)
+                return last.tokens[:-1] + self._core.tokenizer.encode_continued(prompt[len(so_far) :])
+        return self._core.tokenizer.encode_rendered(prompt)

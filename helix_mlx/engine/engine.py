@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import operator
 import weakref
 from collections.abc import Generator, Mapping, Sized
 from collections.abc import Sequence as Seq
@@ -22,7 +21,7 @@ from helix_mlx.engine.memory import MemoryReport, report
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.engine.streaming import read
-from helix_mlx.errors import PromptError, SettingsError
+from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu.choice import choose_kernels
 from helix_mlx.kernels.cpu.library import cache_folder
 from helix_mlx.models.pair import Pair, load_pair
@@ -149,7 +148,7 @@ class Engine:
     @property
     def ladder(self) -> CostTable:
         """What the parts of a cycle cost, as its draft lengths begin with: measured, or an estimate."""
-        return self._core.drafting.ladder
+        return self._core.draft_policy.ladder
 
     @property
     def is_demo(self) -> bool:
@@ -331,11 +330,11 @@ class Engine:
     def _request(self, prompt: Any, params: Any, settings: Mapping[str, Any], chat: bool = False) -> Request:
         """The request of a call, with the token ids of its prompt in place of a text or of messages."""
         request = Request.of(prompt, params, settings, self._core.defaults)
-        return replace(request, prompt=self._encode(request, chat), thinking=None, template_args=None)
+        return replace(request, prompt=self._core.tokenizer.token_ids(request, chat), thinking=None, template_args=None)
 
     def _sequences(self, request: Request) -> list[Sequence]:
         """What a request comes to: one sequence, or n that begin alike."""
-        tokens = self._encode(request)
+        tokens = self._core.tokenizer.token_ids(request)
         settled = request.params or SamplingParams(**self._core.defaults)
         found = []
         for index in range(request.n):
@@ -346,27 +345,6 @@ class Engine:
             sequence.priority = request.priority
             found.append(sequence)
         return found
-
-    def _encode(self, request: Request, chat: bool = False) -> list[int]:
-        """Token ids of a text or of messages, or the ids as they are.
-
-        Raises:
-            PromptError: it is none of them.
-            SettingsError: a text comes with settings for a chat template.
-        """
-        prompt: Any = request.prompt
-        if chat or (isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping)):
-            return self._core.encode_rendered(self._core.render_chat(request))
-        if request.asks_template:
-            raise SettingsError(
-                "thinking and template-arg are for the chat template, which only messages go through; leave them out"
-            )
-        if isinstance(prompt, str):
-            return self._core.encode(prompt)
-        try:
-            return [operator.index(token) for token in prompt]
-        except TypeError:
-            raise PromptError("a prompt is a text or a list of token ids; give one, or a list of them") from None
 
 
 def _close(core: weakref.ref[EngineCore]) -> None:

@@ -24,6 +24,12 @@ DEFAULT_CONTEXTS = 4
 """Whole contexts that the pool may grow to where the device has memory to spare and nobody says otherwise."""
 FIRST_CONTEXT = 32_768
 """The pool begins with one context, up to so many positions; few conversations ever become longer."""
+STATES_A_SEQUENCE = 3
+"""Copies of its recurrent states that a running answer may hold: its own, a cycle's, and one at a page boundary."""
+DEFAULT_SNAPSHOTS = 32
+"""Snapshots of recurrent states that there is room for where the memory allows it."""
+MOST_PAGES = 2**24
+"""Where a model has recurrent layers alone, pages take no memory, and are counted for the prefix cache only."""
 LEAST_CONTEXT = 2048
 """A context that memory alone makes shorter than this is refused: nobody would expect it."""
 
@@ -32,7 +38,8 @@ LEAST_CONTEXT = 2048
 class MemoryReport:
     """KV memory at a moment. `bytes` is what the pool takes, `unused_fraction` the share of held positions not in use.
 
-    `pages_total` and `bytes` grow as they are wanted, up to `budget` bytes. `pages_used` are held by running answers;
+    `pages_total` and `bytes` grow as they are wanted, up to `budget` bytes. `state_bytes` is what the recurrent states of
+    running answers take beside them, and `snapshot_bytes` what the prefix cache keeps of such states. `pages_used` are held by running answers;
     `pages_cached` by nobody, and taken back whenever they are wanted. `context` is the most tokens of prompt and
     answer together; `context_made_for`, of those that the model was made for.
     """
@@ -42,6 +49,8 @@ class MemoryReport:
     pages_cached: int
     bytes: int
     budget: int
+    state_bytes: int
+    snapshot_bytes: int
     unused_fraction: float
     context: int
     context_made_for: int
@@ -54,15 +63,37 @@ class MemoryReport:
         return asdict(self)
 
 
-def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineConfig]:
-    """The page pool for a pair, and the configuration with `kv_memory` and `max_context` filled in.
+@dataclass(frozen=True)
+class StateBudget:
+    """What recurrent states take of `kv_memory`, in bytes: nothing, where no layer is recurrent.
 
-    The pool begins with the pages of one context of at most FIRST_CONTEXT positions, and may grow to `kv_memory`.
+    Args:
+        sequence: of one running answer: its states, those of a cycle in flight, and those at its last page boundary.
+        sequences: how many answers run at once.
+        snapshots: for the states that the prefix cache keeps.
+    """
+
+    sequence: int
+    sequences: int
+    snapshots: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.sequence * self.sequences + self.snapshots
+
+
+def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, StateBudget, EngineConfig]:
+    """The page pool for a pair, what recurrent states may take beside it, and the configuration with `kv_memory`,
+    `max_sequences` and `max_context` filled in.
+
+    The pool begins with the pages of one context of at most FIRST_CONTEXT positions, and may grow to what `kv_memory`
+    leaves it.
 
     Raises:
         SettingsError: the context is longer than the model was made for.
         MemoryBudgetError: the memory is more than the machine has; or it does not hold one page, or not the context
-            that was asked for, or too short a one where none was.
+            that was asked for, or too short a one where none was, or not the recurrent states of so many answers.
     """
     loaded_models = [pair.target] + ([pair.draft] if pair.draft else [])
     models = [loaded.layers for loaded in loaded_models]
@@ -75,8 +106,13 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
         )
     context = config.max_context or limit or DEFAULT_CONTEXT
     wanted = (DEFAULT_CONTEXTS * _pages(context, config) + 1) * per_page
-    budget = min(wanted, spare_memory(pair)) if config.kv_memory is None else _checked(config.kv_memory)
-    pages = budget // per_page - 1  # one page is the page of zeros
+    states = sum(loaded.layout.state_bytes for loaded in loaded_models)
+    sequences = config.max_sequences or min(DEFAULT_SEQUENCES, config.max_rows)
+    wanted += (STATES_A_SEQUENCE * sequences + DEFAULT_SNAPSHOTS) * states
+    memory = min(wanted, spare_memory(pair)) if config.kv_memory is None else _checked(config.kv_memory)
+    kept = _state_budget(pair, config, memory, states, sequences)
+    budget = memory - kept.total
+    pages = min(budget // per_page - 1, MOST_PAGES)  # one page is the page of zeros
     if pages < 1:
         raise MemoryBudgetError(
             f"{budget} bytes of KV memory hold no page of {config.page_size} positions for {pair.name}: "
@@ -92,11 +128,37 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, EngineCon
             f"raise --kv-memory to at least {needed}, or "
             + (f"be content with --max-context {capacity}" if config.max_context is None else "lower --max-context")
         )
-    sequences = config.max_sequences or min(DEFAULT_SEQUENCES, config.max_rows)
-    resolved = replace(config, kv_memory=budget, max_context=min(context, capacity), max_sequences=sequences)
+    resolved = replace(config, kv_memory=memory, max_context=min(context, capacity), max_sequences=kept.sequences)
     first = min(pages, _pages(min(context, FIRST_CONTEXT), config))
     layouts = [loaded.layout for loaded in loaded_models]
-    return PagePool(models, config.page_size, first, pages, layouts), resolved
+    return PagePool(models, config.page_size, first, pages, layouts), kept, resolved
+
+
+def _state_budget(pair: Pair, config: EngineConfig, memory: int, states: int, sequences: int) -> StateBudget:
+    """How many answers' states the memory holds beside the pages, and how many snapshots.
+
+    Args:
+        memory: bytes for pages and states.
+        states: bytes of one sequence's states.
+        sequences: answers that are to run at once; fewer, where the user has not said how many.
+
+    Raises:
+        MemoryBudgetError: it does not hold those of one answer, or of as many as were asked for.
+    """
+    if not states:
+        return StateBudget(0, sequences, 0)
+    each = STATES_A_SEQUENCE * states
+    fit = memory // 2 // each
+    if fit < 1 or (config.max_sequences is not None and fit < config.max_sequences):
+        asked = config.max_sequences or 1
+        raise MemoryBudgetError(
+            f"the recurrent states of {asked} answer{'s' if asked > 1 else ''} of {pair.name} take {asked * each} bytes, "
+            f"more than half of the {memory} of KV memory: raise --kv-memory to at least {2 * asked * each}"
+            + (", or lower --max-sequences" if asked > 1 else "")
+        )
+    sequences = min(sequences, fit)
+    snapshots = min(DEFAULT_SNAPSHOTS * states, (memory - sequences * each) // 4) if config.prefix_cache else 0
+    return StateBudget(each, sequences, snapshots)
 
 
 def grow(pool: PagePool, scheduler: Scheduler[Sequence], pages_needed: Callable[[Sequence], int]) -> bool:
@@ -131,10 +193,10 @@ def held_beside(pool: PagePool, running: Seq[Sequence], tail_slots: int) -> tupl
         running: they hold pages.
         tail_slots: of a tail that is not made yet.
     """
-    slots = sum(tail_slots if s.target is None else s.target.tail.slots for s in running)
-    pages = len({page for s in running for page in s.table.pages}) * pool.page_size
+    slots = sum(tail_slots if s.kv.target is None else s.kv.target.tail.slots for s in running)
+    pages = len({page for s in running for page in s.kv.table.pages}) * pool.page_size
     # A page that several share is used once; what lies in no page yet is used by one.
-    filled = pages + sum(max(0, s.target_length - s.pages_held * pool.page_size) for s in running)
+    filled = pages + sum(max(0, s.kv.target_length - s.pages_held * pool.page_size) for s in running)
     held = pages + slots
     return slots * pool.bytes_per_page(pool.layers, 1), 1 - filled / held if held else 0.0
 
@@ -162,6 +224,8 @@ def report(metrics: Metrics, pair: Pair, context: int) -> MemoryReport:
         pages_cached=metrics.pages_cached,
         bytes=metrics.kv_bytes,
         budget=metrics.kv_budget,
+        state_bytes=metrics.state_bytes,
+        snapshot_bytes=metrics.snapshot_bytes,
         unused_fraction=metrics.unused_fraction,
         context=context,
         context_made_for=pair.target.max_context or DEFAULT_CONTEXT,

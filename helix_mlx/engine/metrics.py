@@ -53,6 +53,10 @@ class Metrics(Counters):
     """Gauge: bytes that it may grow to."""
     tail_bytes: int = 0
     """Gauge: bytes of the tails of running answers."""
+    state_bytes: int = 0
+    """Gauge: bytes of the recurrent states of running answers."""
+    snapshot_bytes: int = 0
+    """Gauge: bytes of the recurrent states that the prefix cache keeps."""
     unused_fraction: float = 0.0
     """Gauge: 0 to 1."""
 
@@ -76,6 +80,6 @@ class Metrics(Counters):
 
 GAUGES = (
     "running", "waiting", "pages_total", "pages_used", "pages_cached", "kv_bytes", "kv_budget", "tail_bytes",
-    "unused_fraction", "tokens_per_s", "acceptance",
+    "state_bytes", "snapshot_bytes", "unused_fraction", "tokens_per_s", "acceptance",
 )  # fmt: skip
 """The fields that may fall; all others only grow."""

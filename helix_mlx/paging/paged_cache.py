@@ -132,16 +132,12 @@ class PagedKV:
         """What a pass leaves behind, for `mx.eval`: the tail, and the recurrent states."""
         return [*self.tail.keys, *self.tail.values, *([] if self.states is None else self.states.arrays)]
 
-    def advance(self, kept: mx.array) -> None:
-        """Let the recurrent states go on by the rows that were kept of all passes recorded since the last time.
+    def advance(self, kept: mx.array, limits: mx.array | None = None) -> RecurrentStates | None:
+        """Let the recurrent states go on by the rows that were kept: see `RecurrentStates.advance`.
 
         Keys and values need no such thing: a shorter length is all of it.
-
-        Args:
-            kept: [B] int32.
         """
-        if self.states is not None:
-            self.states.advance(kept)
+        return None if self.states is None else self.states.advance(kept, limits)
 
     def caches(self, offset: mx.array, limit: int, exact: bool = False, record: bool = False) -> list[ModelCache]:
         """The model's cache objects, for one forward pass that writes from position `offset` on.

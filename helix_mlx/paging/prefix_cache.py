@@ -9,14 +9,20 @@ from hashlib import blake2b
 
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import PageAllocator
+from helix_mlx.paging.page_pool import DRAFT, TARGET
+from helix_mlx.paging.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
 class Match:
-    """Pages that hold the beginning of some tokens, and their digests."""
+    """Pages that hold the beginning of some tokens, and their digests.
+
+    Where layers are recurrent, these are the pages before the last snapshot; `known` counts those behind it, too.
+    """
 
     pages: list[int]
     digests: list[bytes]
+    known: int = 0
 
 
 class PrefixCache:
@@ -30,13 +36,25 @@ class PrefixCache:
         page_size: positions in a page.
         identity: of the models that the keys and values come from.
         enabled: False knows nothing, ever.
+        snapshots: of the recurrent states at some of the pages' ends.
+        recurrent: whether the target has recurrent layers, so that pages help no further than a snapshot.
     """
 
-    def __init__(self, allocator: PageAllocator, page_size: int, identity: bytes, enabled: bool = True) -> None:
+    def __init__(
+        self,
+        allocator: PageAllocator,
+        page_size: int,
+        identity: bytes,
+        enabled: bool = True,
+        snapshots: Snapshots | None = None,
+        recurrent: bool = False,
+    ) -> None:
         self._allocator = allocator
         self._page_size = page_size
         self._root = blake2b(identity, digest_size=32).digest()
-        self._enabled = enabled
+        self.enabled = enabled
+        self.snapshots = Snapshots(0) if snapshots is None else snapshots
+        self._recurrent = recurrent
         self._pages: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
         allocator.on_evict = self._forget
@@ -57,7 +75,10 @@ class PrefixCache:
                 break
             found.pages.append(page)
             found.digests.append(digest)
-        return found
+        if not self._recurrent:
+            return found
+        known = self.snapshots.deepest(TARGET, found.digests)
+        return Match(found.pages[:known], found.digests[:known], len(found.pages))
 
     def add(self, table: BlockTable, tokens: Sequence[int], pages: int) -> None:
         """Know the first pages of a block table.
@@ -67,7 +88,7 @@ class PrefixCache:
             tokens: at least as many as fill the pages.
             pages: how many of its pages are committed.
         """
-        if not self._enabled:
+        if not self.enabled:
             return
         size = self._page_size
         for index in range(len(table.digests), pages):
@@ -90,4 +111,7 @@ class PrefixCache:
         return blake2b(parent + struct.pack(f"<{len(tokens)}I", *tokens), digest_size=32).digest()
 
     def _forget(self, page: int) -> None:
-        del self._pages[self._digests.pop(page)]
+        digest = self._digests.pop(page)
+        del self._pages[digest]
+        for model in (TARGET, DRAFT):
+            self.snapshots.drop(model, digest)

@@ -68,6 +68,8 @@ class RecurrentStates:
     def take(self, rows: Sequence[int]) -> RecurrentStates:
         """The sequences named by `rows`, in that order."""
         assert self._running is None
+        if list(rows) == list(range(len(self.fresh))):
+            return self.copy()
         index = mx.array(list(rows))
         arrays = [[None if array is None else array[index] for array in layer] for layer in self._verified]
         return RecurrentStates(self._shapes, arrays, [self.fresh[row] for row in rows])
@@ -96,19 +98,28 @@ class RecurrentStates:
             RecurrentCache(layer, fresh, records) for layer, records in zip(self._running, self._records, strict=True)
         ]
 
-    def advance(self, kept: mx.array) -> None:
+    def advance(self, kept: mx.array, limits: mx.array | None = None) -> RecurrentStates | None:
         """Go on by the rows that were kept, of all that were recorded since the last time, on the device.
 
         Args:
             kept: [B] int32.
+            limits: [B] int32, rows to the place where a copy of each sequence's states is wanted.
+
+        Returns:
+            The states after the first `limits[b]` rows, as far as they were kept; None where no copy is wanted. Where
+            nothing was recorded, they are the states as they are.
         """
         if self._running is None:
-            return
+            return None if limits is None else self.copy()
+        copies: Arrays = []
         for layer, records in enumerate(self._records):
             for index in range(len(self._shapes[layer].shapes)):
                 assert index in records, f"array {index} of recurrent layer {layer} was not recorded"
+            if limits is not None:
+                copies.append([records[index].advance(mx.minimum(kept, limits)) for index in sorted(records)])
             self._verified[layer] = [records[index].advance(kept) for index in sorted(records)]
         self._running, self._records = None, []
+        return RecurrentStates(self._shapes, copies, self.fresh) if limits is not None else None
 
     def _fresh_rows(self) -> list[bool]:
         """Which sequences have zeros in the place of nothing."""

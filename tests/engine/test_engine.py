@@ -295,7 +295,7 @@ def test_cancelling_while_the_draft_reads_the_prompt(pair: Pair) -> None:
         while not sequence.emitted:
             core.runner.step()
         core.runner.step()
-        assert 0 < sequence.draft_length < sequence.length - 1
+        assert 0 < sequence.kv.draft_length < sequence.length - 1
         sequence.cancel_wanted = True
         ((_, chunks),) = core.runner.step()
         assert chunks[-1].finish_reason == "cancelled"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.handle import Handle
-from helix_mlx.engine.scheduling.sequence import Sequence as Running
+from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.errors import LogitsError
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import Completion
@@ -40,7 +41,7 @@ class Breaking(nn.Module):
         self.model = model
         self.value = value
 
-    def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+    def __call__(self, inputs: mx.array, cache: Seq[Any] | None = None) -> mx.array:
         logits = self.model(inputs, cache=cache)
         return mx.where((inputs == BROKEN)[..., None], self.value, logits)
 
@@ -104,14 +105,14 @@ class WrongError(Exception):
 def on_the(place: str, monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
     """Let something of the request of this temperature fail."""
     name, at = {"token": ("accept", 5), "first": ("accept", 0), "end": ("finish_text", 0)}[place]
-    method = getattr(Running, name)
+    method = getattr(Sequence, name)
 
-    def spoiled(self: Running, *arguments: Any) -> Any:
+    def spoiled(self: Sequence, *arguments: Any) -> Any:
         if self.params.temperature == temperature and self.index == 0 and self.emitted_count >= at:
             raise WrongError
         return method(self, *arguments)
 
-    monkeypatch.setattr(Running, name, spoiled)
+    monkeypatch.setattr(Sequence, name, spoiled)
 
 
 @pytest.mark.parametrize("place", ["first", "token", "end"])
@@ -127,7 +128,7 @@ def test_text_that_cannot_be_made(
 
 
 def test_a_completion_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, pair: Pair, alone: list[list[int]]) -> None:
-    def fails(self: Any, sequence: Running) -> Completion:
+    def fails(self: Any, sequence: Sequence) -> Completion:
         if sequence.params.temperature == 0.25:
             raise WrongError
         return of(self, sequence)

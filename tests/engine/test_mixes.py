@@ -65,11 +65,13 @@ class AtRandom(AdaptiveDraftPolicy):
     def choose(self, decoding: Seq[Sequence], most: int) -> None:
         super().choose(decoding, most)
         for sequence in decoding:
-            if sequence.draft_tokens is None:
-                able = [drafter for drafter in ("model", "ngram", "none") if drafter in ("none", sequence.drafter)]
-                able = ["model", "ngram", "none"] if sequence.drafter == "auto" else able
-                sequence.next_drafter = self._chance.choice(able)
-                sequence.next_draft_tokens = 0 if sequence.next_drafter == "none" else self._chance.randint(0, 7)
+            if sequence.drafting.is_adaptive:
+                asked = sequence.drafting.drafter
+                able = (
+                    ["model", "ngram", "none"] if asked == "auto" else [asked, "none"] if asked != "none" else ["none"]
+                )
+                drafter = self._chance.choice(able)
+                sequence.drafting.set_next(drafter, 0 if drafter == "none" else self._chance.randint(0, 7))
 
     def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
         super().wants_drafts(decoding, most)
@@ -114,7 +116,7 @@ class Mix:
             if sequence.finish_reason == "cancelled":
                 assert sequence.emitted == expected[: len(sequence.emitted)]
             else:
-                assert sequence.emitted == expected, (number, params, sequence.draft_tokens, sequence.stats)
+                assert sequence.emitted == expected, (number, params, sequence.drafting.draft_tokens, sequence.stats)
 
 
 @pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 12))])

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Seq
 
 import mlx.core as mx
 
+from helix_mlx.engine.execution.checkpoints import Checkpoint, Checkpoints
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.sampling.filters import Filters
@@ -23,10 +24,12 @@ class Batch:
     Args:
         sequences: with all but the last token read by the target, each with its own keys and values, which the
             batch takes over.
+        checkpoints: says where recurrent states are kept.
     """
 
-    def __init__(self, sequences: Seq[Sequence]) -> None:
+    def __init__(self, sequences: Seq[Sequence], checkpoints: Checkpoints) -> None:
         assert sequences
+        self._checkpoints = checkpoints
         self.sequences: list[Sequence] = []
         self.drafting: list[int] = []
         self.target: PagedKV
@@ -75,21 +78,48 @@ class Batch:
     def _verified(self) -> tuple[list[int], list[int]]:
         """Positions that may be committed, of each sequence, and of each that drafts."""
         target = [s.length if s.finished else s.length - 1 for s in self.sequences]
-        return target, [min(target[row], self.sequences[row].draft_length) for row in self.drafting]
+        return target, [min(target[row], self.sequences[row].kv.draft_length) for row in self.drafting]
 
-    def advance(self, accepted: mx.array, read: int) -> None:
+    def advance(self, accepted: mx.array, counts: Seq[int], read: int, ahead: int | None) -> list[Checkpoint]:
         """Let recurrent states follow the verdict, on the device.
 
         Args:
             accepted: [B] int32, how many drafts were kept.
+            counts: K of each sequence.
             read: known tokens that the draft model has read in this cycle, the last one among them; 0 where it was not
                 asked.
+            ahead: tokens that each sequence is ahead of what the host has read; None where the host cannot know.
+
+        Returns:
+            The states at page boundaries that some sequences may have passed.
         """
-        self.target.advance(accepted + 1)
-        if read and self.draft is not None:
+        found = []
+        if self.target.states is not None:
+            starts = None if ahead is None else [s.length + ahead for s in self.sequences]
+            rows = range(len(self.sequences))
+            found += self._advance(self.target, rows, accepted + 1, starts, [count + 1 for count in counts])
+        if read and self.draft is not None and self.draft.states is not None:
             # All of those but the last, and as many drafts as were kept, less the last one: it is read again.
-            rows = accepted if len(self.drafting) == len(self.sequences) else accepted[mx.array(self.drafting)]
-            self.draft.advance(rows + (read - 1))
+            everyone = len(self.drafting) == len(self.sequences)
+            kept = (accepted if everyone else accepted[mx.array(self.drafting)]) + (read - 1)
+            starts = None if ahead is None else [self.sequences[row].length + ahead - read + 1 for row in self.drafting]
+            most = [counts[row] + read - 1 for row in self.drafting]
+            found += self._advance(self.draft, self.drafting, kept, starts, most)
+        return found
+
+    def _advance(
+        self, kv: PagedKV, rows: Seq[int], kept: mx.array, starts: list[int] | None, most: list[int]
+    ) -> list[Checkpoint]:
+        ends = [0] * len(most) if starts is None else self._checkpoints.boundaries(kv, starts, most)
+        if starts is None or not any(ends):
+            kv.advance(kept)
+            return []
+        limits = mx.array([max(0, end - start) for end, start in zip(ends, starts, strict=True)], mx.int32)
+        states = kv.advance(kept, limits)
+        assert states is not None
+        return [
+            Checkpoint(kv.model, {row: (place, ends[place]) for place, row in enumerate(rows) if ends[place]}, states)
+        ]
 
     def draft_context(self, in_flight: int) -> DraftContext:
         """What the drafter sees: the sequences that draft.
@@ -156,9 +186,9 @@ class Batch:
         """Rebuild the rows: those staying, then those joining. The host knows where everybody is."""
         parts = [self.target.take(staying)] if staying else []
         for sequence in joining:
-            assert sequence.target is not None
-            parts.append(sequence.target)
-            sequence.target = None
+            assert sequence.kv.target is not None
+            parts.append(sequence.kv.target)
+            sequence.kv.target = None
         self.target = PagedKV.concatenate(parts)
         self.sequences = [self.sequences[row] for row in staying] + joining
         # A prompt of one token has nothing before it: position -1 is never kept, so any token stands in.
@@ -172,15 +202,15 @@ class Batch:
         if self.draft is None:
             return
         for place, row in enumerate(self.drafting):
-            self.sequences[row].draft = self.draft.take([place])
+            self.sequences[row].kv.draft = self.draft.take([place])
         self.draft, self.drafting = None, []
 
     def _join_drafts(self, wanted: set[int]) -> None:
         self.drafting = [row for row, sequence in enumerate(self.sequences) if id(sequence) in wanted]
         parts = []
         for row in self.drafting:
-            kv = self.sequences[row].draft
+            kv = self.sequences[row].kv.draft
             assert kv is not None
             parts.append(kv)
-            self.sequences[row].draft = None
+            self.sequences[row].kv.draft = None
         self.draft = PagedKV.concatenate(parts) if parts else None

@@ -6,11 +6,12 @@ import random
 import statistics
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from typing import Any
 
 from helix_mlx.engine.execution.runner import Runner
-from helix_mlx.engine.scheduling.sequence import Sequence as Running
+from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.calibration import ladder_of
 from helix_mlx.speculative.cost_model import CostTable, Kind
@@ -36,7 +37,7 @@ class Anything(NgramLookup):
 
     name = "anything"
 
-    def propose(self, tokens: Sequence[int], count: int) -> list[int]:
+    def propose(self, tokens: Seq[int], count: int) -> list[int]:
         """See `NgramLookup.propose`."""
         return [tokens[-1]] * count
 
@@ -51,7 +52,7 @@ class Schedule:
         kinds: K, and whether the draft model is asked.
     """
 
-    def __init__(self, kinds: Sequence[Kind]) -> None:
+    def __init__(self, kinds: Seq[Kind]) -> None:
         self.seconds: dict[Kind, list[float]] = defaultdict(list)
         self.reads: list[tuple[int, float]] = []
         self._left = deque(kinds)
@@ -64,7 +65,7 @@ class Schedule:
         """Whether everything on it has run."""
         return not self._left
 
-    def choose(self, decoding: Sequence[Running], most: int) -> None:
+    def choose(self, decoding: Seq[Sequence], most: int) -> None:
         """See `DraftPolicy.choose`."""
         if not decoding:
             return
@@ -73,19 +74,18 @@ class Schedule:
             self._launched = 0
         count, uses_model = self._left[0] if self._left else (0, False)
         for sequence in decoding:
-            model = next(filter(sequence.needs_model, sequence.drafters), NO_DRAFT)
-            sequence.next_drafter = model if uses_model else Anything.name if count else NO_DRAFT
-            sequence.next_draft_tokens = count
+            model = next(filter(sequence.drafting.needs_model, sequence.drafting.drafters), NO_DRAFT)
+            sequence.drafting.set_next(model if uses_model else Anything.name if count else NO_DRAFT, count)
         self._launch()
 
-    def wants_drafts(self, decoding: Sequence[Running], most: int) -> bool:
+    def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
         """See `DraftPolicy.wants_drafts`: when enough plain cycles are on their way, the next kind has its turn."""
         if not self._left or self._launched >= self._run():
             return True
         self._launch()
         return False
 
-    def note(self, flown: Sequence[tuple[Running, int, int]], uses_model: bool, seconds: float | None) -> None:
+    def note(self, flown: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
         """See `DraftPolicy.note`."""
         if not self._in_flight:
             return
@@ -115,7 +115,7 @@ class Schedule:
 
 def measure(
     runner: Runner,
-    sequence: Callable[[list[int]], Running],
+    sequence: Callable[[list[int]], Sequence],
     vocab_size: int,
     uses_model: bool,
     progress: Progress | None = None,
@@ -147,8 +147,8 @@ def measure(
         schedule = Schedule(kinds)
         with runner.isolated(schedule):
             made = sequence([draws.randrange(vocab_size) for _ in range(PROMPT_TOKENS)])
-            made.drafters = {**made.drafters, Anything.name: ANYTHING}
-            made.token_drafters, made.eos_ids = {Anything.name: Anything()}, frozenset()
+            made.drafting.drafters = {**made.drafting.drafters, Anything.name: ANYTHING}
+            made.drafting.token_drafters, made.eos_ids = {Anything.name: Anything()}, frozenset()
             runner.add(made)
             while not (schedule.done or made.finished):
                 runner.step()

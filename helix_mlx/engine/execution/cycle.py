@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from helix_mlx.engine.execution.batch import Batch
+from helix_mlx.engine.execution.checkpoints import Checkpoint
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.models.loader import LanguageModel
 from helix_mlx.paging.paged_cache import PagedKV, commit
@@ -77,9 +78,12 @@ class InFlightStep:
     counts: list[int]
     drafting: set[int]
     """Rows whose draft model was asked."""
+    checkpoints: list[Checkpoint]
 
 
-def cycle(models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, list[int]], in_flight: int) -> mx.array:
+def cycle(
+    models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, list[int]], in_flight: int, certain: bool
+) -> tuple[mx.array, list[Checkpoint]]:
     """Build one cycle for a batch and start it; the host waits for nothing.
 
     Args:
@@ -88,10 +92,12 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, li
         counts: K of each sequence; 0 is plain decoding. Rows behind a sequence's own K are filling.
         found: the drafts of token drafters, by row.
         in_flight: tokens a sequence may be ahead of what the host has read.
+        certain: it is so far ahead for sure.
 
     Returns:
         [B, max K + 2] int32: how many drafts were kept, then that many drafts, the target's own next token, and
-        filling. The number is -1 where the target's logits are no numbers, and the rest means nothing.
+        filling. The number is -1 where the target's logits are no numbers, and the rest means nothing. And the recurrent
+        states at page boundaries.
     """
     lengths = batch.lengths
     limit = max(lengths) + in_flight
@@ -113,8 +119,8 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, li
     mx.async_eval(target_logits)
     verdict = verify(Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules, counts)
     kept = verdict.accepted[:, None]
+    checkpoints = batch.advance(verdict.accepted, counts, read, in_flight if certain else None)
     if count:
-        batch.advance(verdict.accepted, read)
         # Row layout: the last token, the drafts, one place more; the next token goes where the first draft not kept is.
         following = mx.concatenate([rows, rows[:, -1:]], axis=1)
         place = mx.arange(count + 2)[None]
@@ -126,4 +132,4 @@ def cycle(models: Models, batch: Batch, counts: Seq[int], proposed: dict[int, li
     packed = mx.concatenate([mx.where(verdict.finite[:, None], kept, -1), following[:, 1:]], axis=1)
     kvs = [batch.target] + ([batch.draft] if batch.draft is not None else [])
     mx.async_eval(packed, batch.last_two, batch.positions, *(kv.arrays for kv in kvs))
-    return packed
+    return packed, checkpoints

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from helix_mlx.engine.execution.checkpoints import Checkpoints
 from helix_mlx.engine.execution.cycle import Models, prefill_chunk, tail_slots
 from helix_mlx.engine.metrics import Counters
 from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
@@ -19,16 +20,24 @@ class Prefill:
         models: target and draft.
         pool: their pages.
         cache: the prefix cache over them.
+        checkpoints: keep recurrent states for it.
         lookahead: as the runner's.
         count: is told what was read.
     """
 
     def __init__(
-        self, models: Models, pool: PagePool, cache: PrefixCache, lookahead: int | None, count: Counters
+        self,
+        models: Models,
+        pool: PagePool,
+        cache: PrefixCache,
+        checkpoints: Checkpoints,
+        lookahead: int | None,
+        count: Counters,
     ) -> None:
         self._models = models
         self._pool = pool
         self._cache = cache
+        self._checkpoints = checkpoints
         self._slots = tail_slots(pool.page_size, lookahead)
         self._count = count
 
@@ -40,73 +49,87 @@ class Prefill:
 
     def pages_returned(self, sequence: Sequence) -> int:
         """Pages that can be had once a running sequence has let go."""
-        return sum(self._pool.allocator.ref_count(page) == 1 for page in sequence.table.pages)
+        return sum(self._pool.allocator.ref_count(page) == 1 for page in sequence.kv.table.pages)
 
     def begin(self, sequence: Sequence) -> None:
         """Begin with what the prefix cache holds of the sequence's tokens."""
         size = self._pool.page_size
-        found = self._cache.match(sequence.tokens[: sequence.length] if not self._pool.layouts[0].states else [])
-        sequence.table.adopt(found.pages, found.digests)
-        sequence.target = PagedKV.empty(self._pool, TARGET, sequence.table, self._slots)
-        sequence.target.found(len(found.pages))
-        sequence.target_length = sequence.read_from = len(found.pages) * size
-        sequence.stats.prefix_hit_tokens += sequence.target_length
-        self._count.prefix_hit_tokens += sequence.target_length
+        found = self._cache.match(sequence.tokens[: sequence.length])
+        if self._checkpoints.wanted(TARGET) or self._checkpoints.wanted(DRAFT):
+            sequence.kv.boundaries = self._checkpoints.along(sequence.length, found.known)
+        kv, hit_tokens = sequence.kv, len(found.pages) * size
+        kv.table.adopt(found.pages, found.digests)
+        kv.target = PagedKV.empty(self._pool, TARGET, kv.table, self._slots)
+        kv.target.found(len(found.pages))
+        if found.pages and kv.target.states is not None:
+            kv.target.states = self._cache.snapshots.get(TARGET, found.digests[-1])
+        kv.target_length = kv.prefill_start = hit_tokens
+        sequence.stats.prefix_hit_tokens += hit_tokens
+        self._count.prefix_hit_tokens += hit_tokens
         self._begin_draft(sequence)
-        if not sequence.began_at:
-            sequence.began_at = time.perf_counter()
+        if not sequence.times.began:
+            sequence.times.began = time.perf_counter()
 
     def fork(self, sequence: Sequence, copy: Sequence) -> None:
         """Begin a copy with the pages and the tail of a sequence that has read the prompt of both."""
-        assert sequence.target is not None
-        copy.table = sequence.table.fork()
-        copy.target = sequence.target.fork(copy.table)
-        copy.target_length = copy.read_from = sequence.target_length
-        copy.stats.prefix_hit_tokens = sequence.target_length
-        copy.began_at = time.perf_counter()
+        assert sequence.kv.target is not None
+        copy.kv.table = sequence.kv.table.fork()
+        copy.kv.target = sequence.kv.target.fork(copy.kv.table)
+        copy.kv.target_length = copy.kv.prefill_start = sequence.kv.target_length
+        copy.stats.prefix_hit_tokens = sequence.kv.target_length
+        copy.times.began = time.perf_counter()
         self._begin_draft(copy)
 
     def read_target(self, sequence: Sequence, count: int) -> None:
         """The target reads the next tokens of one sequence."""
-        kv, start = sequence.target, sequence.target_length
+        kv, start = sequence.kv.target, sequence.kv.target_length
         assert kv is not None
-        prefill_chunk(self._models.target, kv, sequence.tokens[start : start + count], start)
-        sequence.target_length = start + count
+        for end in self._checkpoints.pieces(TARGET, sequence, start, start + count):
+            prefill_chunk(self._models.target, kv, sequence.tokens[start:end], start)
+            sequence.kv.target_length = start = end
+            self._cache.add(sequence.kv.table, sequence.tokens, kv.committed[0] // self._pool.page_size)
+            self._checkpoints.keep(TARGET, sequence, kv, end)
         sequence.stats.prefill_tokens += count
         self._count.prefill_tokens += count
-        self._cache.add(sequence.table, sequence.tokens, kv.committed[0] // self._pool.page_size)
         if not sequence.emitted_count:
-            sequence.stats.prefill_s = time.perf_counter() - sequence.began_at
+            sequence.stats.prefill_s = time.perf_counter() - sequence.times.began
         if sequence.progress is not None:
-            sequence.progress(sequence.target_length - sequence.read_from, sequence.length - sequence.read_from)
+            start = sequence.kv.prefill_start
+            sequence.progress(sequence.kv.target_length - start, sequence.length - start)
 
     def read_draft(self, sequence: Sequence, count: int) -> None:
         """The draft reads the next tokens of one sequence, all but the last two at most."""
         assert self._models.draft is not None
         # Who has something to read has left the batch's draft after the cycle that it was not asked in.
-        assert sequence.draft is not None
+        assert sequence.kv.draft is not None
         self._find_drafted(sequence)
-        start = sequence.draft_length
-        tokens = sequence.tokens[start : min(start + count, sequence.length - 1)]
-        if tokens:
-            prefill_chunk(self._models.draft, sequence.draft, tokens, start)
-            sequence.draft_length = start + len(tokens)
-            self._count.draft_prefill_tokens += len(tokens)
+        start, stop = sequence.kv.draft_length, min(sequence.kv.draft_length + count, sequence.length - 1)
+        if start >= stop:
+            return
+        self._count.draft_prefill_tokens += stop - start
+        for end in self._checkpoints.pieces(DRAFT, sequence, start, stop):
+            prefill_chunk(self._models.draft, sequence.kv.draft, sequence.tokens[start:end], start)
+            sequence.kv.draft_length = start = end
+            self._checkpoints.keep(DRAFT, sequence, sequence.kv.draft, end)
 
     def _begin_draft(self, sequence: Sequence) -> None:
-        if sequence.can_use_draft_model:
-            sequence.draft = PagedKV.empty(self._pool, DRAFT, sequence.table, self._slots + DRAFT_GAP)
+        if sequence.drafting.can_use_model:
+            sequence.kv.draft = PagedKV.empty(self._pool, DRAFT, sequence.kv.table, self._slots + DRAFT_GAP)
             self._find_drafted(sequence)
 
     def _find_drafted(self, sequence: Sequence) -> None:
         """Go past pages that the draft has read already, for this sequence or for another that shares them."""
-        size, kv = self._pool.page_size, sequence.draft
+        size, kv = self._pool.page_size, sequence.kv.draft
         assert kv is not None
         pages = kv.committed[0] // size
         # The draft reads the last two tokens again, so the page of the first of them stays out.
-        most = min(len(sequence.table.pages), max(0, sequence.length - 1) // size)
-        while not self._pool.layouts[1].states and pages < most and sequence.table.pages[pages] in self._pool.allocator.drafted:
+        most = min(len(sequence.kv.table.pages), max(0, sequence.length - 1) // size)
+        while pages < most and sequence.kv.table.pages[pages] in self._pool.allocator.drafted:
             pages += 1
-        if pages * size > sequence.draft_length:
+        if kv.states is not None:
+            pages = self._cache.snapshots.deepest(DRAFT, sequence.kv.table.digests[:pages])
+        if pages * size > sequence.kv.draft_length:
+            if kv.states is not None:
+                kv.states = self._cache.snapshots.get(DRAFT, sequence.kv.table.digests[pages - 1])
             kv.found(pages)
-            sequence.draft_length = pages * size
+            sequence.kv.draft_length = pages * size

@@ -50,7 +50,7 @@ def waits_for(
         return WaitsFor.COMMIT
     if drafts and lookahead is None:
         return WaitsFor.DRAFTS
-    if any(s.next_drafter in s.token_drafters and s.draft_wanted for s in batch.sequences):
+    if any(s.drafting.next_token_drafter is not None and s.draft_wanted for s in batch.sequences):
         return WaitsFor.TOKENS
     if any(count > s.draft_wanted for s, count in decode):
         return WaitsFor.DRAFT_CONTEXT

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from helix_mlx.engine.execution.batch import Batch
+from helix_mlx.engine.execution.checkpoints import Checkpoints
 from helix_mlx.engine.execution.cycle import InFlightStep, Models, cycle, tail_slots
 from helix_mlx.engine.execution.prefill import Prefill
 from helix_mlx.engine.execution.run_ahead import WaitsFor, waits_for
@@ -21,7 +22,7 @@ from helix_mlx.engine.scheduling.draft_policy import DraftPolicy
 from helix_mlx.engine.scheduling.scheduler import Scheduler
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.errors import LogitsError
-from helix_mlx.paging.page_pool import PagePool
+from helix_mlx.paging.page_pool import TARGET, PagePool
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk
 
@@ -63,7 +64,8 @@ class Runner:
         self._device_idle = True
         self._arrivals = 0
         self._count = Counters()
-        self._prefill = Prefill(models, pool, cache, lookahead, self._count)
+        self._checkpoints = Checkpoints(pool, cache)
+        self._prefill = Prefill(models, pool, cache, self._checkpoints, lookahead, self._count)
         self._read_at: float | None = None
         """When the cycle before was read, where nothing else was done since."""
 
@@ -111,7 +113,7 @@ class Runner:
             self._scheduler.remove(sequence)
         for sequence in gone:
             sequence.copies = []
-            sequence.release()
+            sequence.kv.release()
         self._cache.clear()
         self._count.failed += len(gone)
         return gone
@@ -153,6 +155,8 @@ class Runner:
             kv_bytes=self._pool.nbytes,
             kv_budget=self._pool.nbytes_most,
             tail_bytes=tail_bytes,
+            state_bytes=len(running) * sum(layout.state_bytes for layout in self._pool.layouts),
+            snapshot_bytes=self._cache.snapshots.nbytes,
             unused_fraction=unused,
             **vars(self._count),
         )
@@ -174,10 +178,10 @@ class Runner:
         for sequence in gone:
             self._scheduler.remove(sequence)
             self._start_copies(sequence, [])
-            sequence.release()
+            sequence.kv.release()
             events.append((sequence, self._last_chunks(sequence)))
             with sequence.failing_alone():
-                for drafter in sequence.token_drafters.values():
+                for drafter in sequence.drafting.token_drafters.values():
                     drafter.release()
         self._steady = False
         return events
@@ -193,7 +197,7 @@ class Runner:
             return []
         stats = sequence.stats
         if stats.emitted:
-            stats.decode_s = time.perf_counter() - sequence.first_at
+            stats.decode_s = time.perf_counter() - sequence.times.first_token
             stats.tokens_per_s = (stats.emitted - 1) / stats.decode_s if stats.decode_s > 0 else 0.0
         if sequence.finish_reason == "cancelled":
             self._count.cancelled += 1
@@ -205,11 +209,11 @@ class Runner:
         """Commit, change who runs, and read what has to be read before the next cycle."""
         if self._batch is not None and self._batch.has_full_page():
             self._commit()
-        begun = [s for s in self._scheduler.running if s.emitted_count and s.target_length == s.length]
+        begun = [s for s in self._scheduler.running if s.emitted_count and s.kv.target_length == s.length]
         self.chooser.choose(begun, self._scheduler.most_drafts(len(begun)))
-        asking = [s for s in begun if s.uses_model and s.draft_wanted]
+        asking = [s for s in begun if s.drafting.uses_model and s.draft_wanted]
         for sequence in self._scheduler.running:
-            sequence.drafts_alone = asking == [sequence]
+            sequence.drafting.only_model_user = asking == [sequence]
         prefill = self._prefill
         if grow(self._pool, self._scheduler, prefill.pages_needed):
             self._read_at = None  # no cycle takes as long
@@ -222,9 +226,9 @@ class Runner:
         for sequence, count in plan.prefill:
             prefill.read_target(sequence, count)
         for sequence, count in plan.draft_prefill:
-            began, before = time.perf_counter(), sequence.draft_length
+            began, before = time.perf_counter(), sequence.kv.draft_length
             prefill.read_draft(sequence, count)
-            self.chooser.note_read(sequence.draft_length - before, time.perf_counter() - began)
+            self.chooser.note_read(sequence.kv.draft_length - before, time.perf_counter() - began)
         decode = self._with_copies(plan.decode)
         self._arrange_batch(decode)
         self._decode = decode
@@ -241,13 +245,13 @@ class Runner:
             return
         sequences = [s for s, _ in decode]
         if self._batch is None:
-            self._batch = Batch(sequences)
+            self._batch = Batch(sequences, self._checkpoints)
         ready = [s for s, count in decode if count and self._may_draft(s)]
         self._batch.arrange(sequences, ready)
 
     def _may_draft(self, sequence: Sequence) -> bool:
         # Before its first token a sequence may have no last two tokens to read.
-        return sequence.emitted_count > 0 and sequence.uses_model and not sequence.draft_prefill_needed
+        return sequence.emitted_count > 0 and sequence.drafting.uses_model and not sequence.draft_prefill_needed
 
     def _commit(self) -> None:
         assert self._batch is not None
@@ -256,14 +260,15 @@ class Runner:
         self._device_idle = False
         self._batch.commit()
         for sequence, done in zip(self._batch.sequences, self._batch.target.committed, strict=True):
-            self._cache.add(sequence.table, sequence.tokens, done // self._pool.page_size)
+            self._cache.add(sequence.kv.table, sequence.tokens, done // self._pool.page_size)
+            self._checkpoints.commit(sequence)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's pages for older ones; it comes back by reading its tokens again."""
         assert not sequence.finished
         if self._batch is not None and sequence in self._batch.sequences:
             self._arrange_batch([(s, 0) for s in self._batch.sequences if s is not sequence])
-        sequence.release()
+        sequence.kv.release()
         sequence.stats.preemptions += 1
         self._count.preemptions += 1
 
@@ -305,17 +310,18 @@ class Runner:
         counts = [asked[id(sequence)] for sequence in batch.sequences]
         proposed = self._look_up(batch, counts)
         in_flight = sum(max(flight.counts) + 1 for flight in self._flights)
-        packed = cycle(self._models, batch, counts, proposed, in_flight)
+        certain = not any(count for flight in self._flights for count in flight.counts)
+        packed, checkpoints = cycle(self._models, batch, counts, proposed, in_flight, certain)
         drafting = set(batch.drafting) if max(counts) else set()
         self._device_idle = False
-        self._flights.append(InFlightStep(packed, list(batch.sequences), counts, drafting))
+        self._flights.append(InFlightStep(packed, list(batch.sequences), counts, drafting, checkpoints))
         self._count.target_passes += 1
 
     def _look_up(self, batch: Batch, counts: list[int]) -> dict[int, list[int]]:
         """The drafts of token drafters, by row; `counts` becomes what they had."""
         proposed: dict[int, list[int]] = {}
         for row, sequence in enumerate(batch.sequences):
-            drafter = sequence.token_drafters.get(sequence.next_drafter)
+            drafter = sequence.drafting.next_token_drafter
             if drafter is None or not counts[row]:
                 continue
             tokens: list[int] = []
@@ -355,6 +361,9 @@ class Runner:
                         "weights are damaged, or too large for their type; fetch or convert the model again"
                     )
                 events.append((sequence, self._take(sequence, tokens[: kept + 1], count, drafted)))
+                for checkpoint in flight.checkpoints:
+                    read = sequence.length if checkpoint.model == TARGET else sequence.kv.draft_length
+                    self._checkpoints.note(checkpoint, row, sequence, read)
         return events
 
     def _take(self, sequence: Sequence, tokens: list[int], count: int, draft_passes: int) -> list[Chunk]:
@@ -363,20 +372,21 @@ class Runner:
         if sequence.emitted_count == 0:
             stats.prefill_tokens += 1  # the last token of the prompt, which this cycle has read
             self._count.prefill_tokens += 1
-            sequence.first_at = time.perf_counter()
-            stats.time_to_first_token_s = sequence.first_at - sequence.submitted_at
+            sequence.times.first_token = time.perf_counter()
+            stats.time_to_first_token_s = sequence.times.first_token - sequence.times.submitted
         else:
             stats.target_passes += 1
             stats.draft_passes += draft_passes
-            stats.note_cycle(sequence.next_drafter, count)
+            stats.note_cycle(sequence.drafting.next_drafter, count)
         before = stats.accepted
         chunks = sequence.accept(tokens, count)
         self._count.emitted += len(chunks)
         self._count.drafted += count
         self._count.accepted += stats.accepted - before
-        if count and sequence.next_drafter in sequence.token_drafters:
-            sequence.token_drafters[sequence.next_drafter].observe(count, stats.accepted - before)
-        sequence.target_length = sequence.length
+        drafter = sequence.drafting.next_token_drafter
+        if count and drafter is not None:
+            drafter.observe(count, stats.accepted - before)
+        sequence.kv.target_length = sequence.length
         if draft_passes:
-            sequence.draft_length = sequence.length - 1
+            sequence.kv.draft_length = sequence.length - 1
         return chunks

@@ -95,30 +95,30 @@ class AdaptiveDraftPolicy:
             return
         self._now = costs = self._costs_of(decoding)
         rested, self._rested, self._parked_as = self._rested, 0, None
-        open_ = [s for s in decoding if s.draft_tokens is None]
+        open_ = [s for s in decoding if s.drafting.is_adaptive]
         if not open_:
             return
         owed = costs.needs_plain_sample()
         if owed or not _could_pay(costs, decoding, open_, most):
             for sequence in open_:
-                sequence.next_drafter, sequence.next_draft_tokens = NO_DRAFT, 0
+                sequence.drafting.set_next(NO_DRAFT, 0)
                 sequence.stats.draft_choice = PLAIN_BASELINE if owed else PLAIN.reason
             return
         # One that joins many others is not worth trying for all of them what it alone may be good at.
-        if 2 * sum(not s.offered for s in open_) > len(open_):
+        if 2 * sum(not s.drafting.offered for s in open_) > len(open_):
             self._length.begin()
         offers, plain_s = self._offers(costs, decoding, open_, most)
         choice = self._length.weigh(offers, plain_s, max(s.remaining for s in open_))
         self._length.commit_choice(choice, offers, plain_s, cycles=1 + rested)
         self._rest(choice, open_)
         for sequence in open_:
-            sequence.next_drafter = choice.drafter
-            sequence.next_draft_tokens = min(choice.count, sequence.offered.get(choice.drafter, 0))
+            offered = sequence.drafting.offered.get(choice.drafter, 0)
+            sequence.drafting.set_next(choice.drafter, min(choice.count, offered))
             sequence.stats.draft_choice = choice.reason
 
     def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
         """See `DraftPolicy.wants_drafts`."""
-        open_ = [s for s in decoding if s.draft_tokens is None]
+        open_ = [s for s in decoding if s.drafting.is_adaptive]
         if not open_:
             return False
         costs = self._costs_of(decoding)
@@ -143,17 +143,18 @@ class AdaptiveDraftPolicy:
         if not any(count for _, count, _ in flown):
             self._plain_cycles += 1
             # Plain cycles are many and alike: where nobody waits to learn of them, a few tell enough.
-            if self._rested or (self._plain_cycles % REST and all(s.draft_tokens is not None for s, _, _ in flown)):
+            if self._rested or (self._plain_cycles % REST and not any(s.drafting.is_adaptive for s, _, _ in flown)):
                 return
         if seconds is not None and self._now is not None:
             self._now.note(max(count for _, count, _ in flown), uses_model, seconds)
         drafted = accepted = 0
         for sequence, count, kept in flown:
-            if sequence.draft_tokens is not None or not count:
+            if not sequence.drafting.is_adaptive or not count:
                 continue
-            kind = sequence.draft_kind(sequence.next_drafter)
-            self._estimate(sequence, sequence.next_drafter, kind).note(count, kept)
-            self._prior_of(sequence, sequence.next_drafter, kind).note(sequence.begun, kept > 0)
+            drafter = sequence.drafting.next_drafter
+            kind = sequence.drafting.kind(drafter)
+            self._estimate(sequence, drafter, kind).note(count, kept)
+            self._prior_of(sequence, drafter, kind).note(sequence.prompt_keys, kept > 0)
             drafted, accepted = drafted + count, accepted + kept
         self._length.note(drafted, accepted)
 
@@ -171,26 +172,29 @@ class AdaptiveDraftPolicy:
     @staticmethod
     def _matches(open_: list[Sequence]) -> list[str]:
         """What token drafters have to offer now, by the kind of it."""
-        return ["; ".join(s.draft_kind(name) for name in s.token_drafters if s.available(name)) for s in open_]
+        return [
+            "; ".join(s.drafting.kind(name) for name in s.drafting.token_drafters if s.available(name)) for s in open_
+        ]
 
     def _offers(
         self, costs: CostModel, decoding: Seq[Sequence], open_: list[Sequence], most: int
     ) -> tuple[list[Candidate], float]:
         """What can be had for the next cycle, and what it costs without."""
-        fixed = [s for s in decoding if s.draft_tokens is not None]
+        fixed = [s for s in decoding if not s.drafting.is_adaptive]
         floor = min(most, max((s.draft_wanted for s in fixed), default=0))
-        asked = any(s.uses_model and s.draft_wanted for s in fixed)
+        asked = any(s.drafting.uses_model and s.draft_wanted for s in fixed)
         for sequence in open_:
-            sequence.offered = {name: sequence.available(name) for name in sequence.drafters} | {NO_DRAFT: 0}
+            names = sequence.drafting.drafters
+            sequence.drafting.offered = {name: sequence.available(name) for name in names} | {NO_DRAFT: 0}
         offers = []
-        for drafter in dict.fromkeys(name for s in open_ for name in s.drafters):
-            able = [s for s in open_ if s.offered.get(drafter)]
+        for drafter in dict.fromkeys(name for s in open_ for name in s.drafting.drafters):
+            able = [s for s in open_ if s.drafting.offered.get(drafter)]
             if not able or not most:
                 continue
-            needs_model = able[0].needs_model(drafter)
+            needs_model = able[0].drafting.needs_model(drafter)
             parts = [
-                (self._estimate(s, drafter, s.draft_kind(drafter)), s.offered[drafter])
-                if s.offered.get(drafter)
+                (self._estimate(s, drafter, s.drafting.kind(drafter)), s.drafting.offered[drafter])
+                if s.drafting.offered.get(drafter)
                 else None
                 for s in open_
             ]
@@ -200,7 +204,7 @@ class AdaptiveDraftPolicy:
                 return costs.cycle_s(max(count, floor), uses_model)
 
             catch_up = self._catch_up_s(able, costs, alone=len(able) == 1 and not asked) if needs_model else 0.0
-            highest = min(most, max(s.offered[drafter] for s in able))
+            highest = min(most, max(s.drafting.offered[drafter] for s in able))
             acceptance = parts[0][0] if len(parts) == 1 and parts[0] else BatchAcceptance(parts)
             offers.append(Candidate(drafter, acceptance, highest, cycle_s, catch_up / len(open_)))
         return offers, costs.cycle_s(floor, asked)
@@ -221,15 +225,16 @@ class AdaptiveDraftPolicy:
 
     def _estimate(self, sequence: Sequence, drafter: str, kind: str) -> Acceptance:
         """A sequence's own estimate, which begins with what is usual."""
-        if kind not in sequence.estimates:
-            sequence.estimates[kind] = Acceptance(self._prior_of(sequence, drafter, kind).chance(sequence.begun))
-        return sequence.estimates[kind]
+        estimates = sequence.drafting.estimates
+        if kind not in estimates:
+            estimates[kind] = Acceptance(self._prior_of(sequence, drafter, kind).chance(sequence.prompt_keys))
+        return estimates[kind]
 
     def _prior_of(self, sequence: Sequence, drafter: str, kind: str) -> PrefixPrior:
         """What the drafts of sequences of about this temperature come to."""
         key = kind, round(2 * min(sequence.params.temperature, 2.0))
         if key not in self._priors:
-            self._priors[key] = PrefixPrior(sequence.drafters[drafter].priors[kind])
+            self._priors[key] = PrefixPrior(sequence.drafting.drafters[drafter].priors[kind])
         return self._priors[key]
 
 

@@ -32,8 +32,8 @@ class FailsafePolicy:
                 self._chooser.choose(decoding, most)
         if self._failed:
             for sequence in decoding:
-                if sequence.draft_tokens is None:
-                    sequence.next_drafter, sequence.next_draft_tokens = NO_DRAFT, 0
+                if sequence.drafting.is_adaptive:
+                    sequence.drafting.set_next(NO_DRAFT, 0)
                     sequence.stats.draft_choice = "choosing drafts failed"
 
     def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:

@@ -21,14 +21,17 @@ class Schedulable(Protocol):
     """Unique, and later ones are larger."""
     priority: int
     """Higher goes first."""
-    target_length: int
-    """What the target has read."""
     pages_most: int
     """Pages it holds when it has grown as far as it may."""
 
     @property
     def length(self) -> int:
         """Known tokens but the last: the target has read so many before a cycle."""
+        ...
+
+    @property
+    def target_length(self) -> int:
+        """What the target has read."""
         ...
 
     @property

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from helix_mlx.engine.scheduling.draft_state import DraftState
 from helix_mlx.models.text.incremental_text import IncrementalText
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.paged_cache import PagedKV
+from helix_mlx.recurrent.states import RecurrentStates
 from helix_mlx.request import MAX_DRAFT_TOKENS, Chunk, FinishReason, SamplingParams, Stats
-from helix_mlx.speculative.acceptance import Acceptance
-from helix_mlx.speculative.drafter import DrafterSpec, Needs, TokenDrafter
 from helix_mlx.speculative.prefix_prior import prefix_keys
 from helix_mlx.thinking import ThinkMarks
 from helix_mlx.types import Progress
@@ -22,62 +22,90 @@ DRAFT_GAP = MAX_DRAFT_TOKENS + 1
 
 
 @dataclass(eq=False)
+class KVState:
+    """The keys and values of one sequence, and how far each model has read it.
+
+    Args:
+        table: its pages, which both models share.
+        target, draft: keys and values of each model, while the sequence runs and is in no batch.
+        target_length, draft_length: tokens that each model has read and will not read again.
+        prefill_start: `target_length` when the sequence was admitted last.
+        boundaries: where recurrent states are kept while known tokens are read.
+        checkpoints: states at a boundary that wait for its page to be known, with the boundary, by model.
+        newest_snapshot: the digest of the newest snapshot behind the prompt, by model.
+    """
+
+    table: BlockTable
+    target: PagedKV | None = None
+    draft: PagedKV | None = None
+    target_length: int = 0
+    draft_length: int = 0
+    prefill_start: int = 0
+    boundaries: list[int] = field(default_factory=list)
+    checkpoints: dict[int, tuple[int, RecurrentStates]] = field(default_factory=dict)
+    newest_snapshot: dict[int, bytes] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Give everything back; whole pages may stay in the prefix cache."""
+        self.table.truncate(0)
+        self.target = self.draft = None
+        self.target_length = self.draft_length = 0
+        self.checkpoints.clear()
+
+
+@dataclass
+class Times:
+    """When a sequence was submitted, began to be read, and had its first token; `time.perf_counter`, 0 before that."""
+
+    submitted: float = 0.0
+    began: float = 0.0
+    first_token: float = 0.0
+
+
+@dataclass(eq=False)
 class Sequence:
     """A request on its way, by the host's knowledge; in a batch the device may be a cycle ahead.
 
-    `tokens` is the prompt and everything emitted; a cycle begins when the target has read `length` of them, all
-    but the last. `target_length` and `draft_length` are how many each model has read and will not read again.
-    `target` and `draft` are its keys and values while it runs and is in no batch. A sequence that waits, was
+    A cycle begins when the target has read `length` of its tokens, all but the last. A sequence that waits, was
     preempted or has ended keeps its tokens and nothing else.
 
-    `draft_tokens` is its K, None where the engine chooses; `drafter` is the word it was given, and `drafters` are those
-    that may draft for it, with the objects of those among them that propose on the host in `token_drafters`.
-    `next_drafter` and `next_draft_tokens` are who drafts in the next cycle, and how many. Past `draft_context`
-    positions a draft model is not asked, which was not made for them; where it `drafts_alone` in a cycle, the model
-    reads a few tokens that it missed in that very cycle. `estimates` tell how many drafts are kept, by their kind, and
-    `offered` how many each drafter has for the next cycle.
-    `arrival` and `priority` tell its turn, `pages_most` the pages it holds when it has grown as far as it may.
-    `copies` wait until this sequence has read the prompt that they share. `index` numbers a request's answers.
-    `marks` tell its reasoning from its answer, where the model has any. `cancel_wanted` may be set by any thread.
-    `error` is why this answer failed, and no other. `read_from` is where reading began when it was admitted last.
+    Args:
+        tokens: the prompt and everything emitted.
+        prompt_tokens: how many of them are the prompt.
+        params, seed, max_new, eos_ids: how the answer is drawn, and what ends it.
+        answer: its text.
+        kv: its keys and values.
+        pages_most: pages that it holds when it has grown as far as it may.
+        drafting: who drafts for it, and how many.
+        marks: tell its reasoning from its answer, where the model has any.
+        index: numbers a request's answers.
+        priority, arrival: its place in the queue.
+        copies: wait until this sequence has read the prompt that they share.
+        progress: is told of prefilled tokens, done and in all.
+        cancel_wanted: may be set by any thread.
+        finish_reason, error: how the answer ended; an error is of this answer, and no other.
     """
 
     tokens: list[int]
     prompt_tokens: int
     params: SamplingParams
-    max_new: int
     seed: int
+    max_new: int
     eos_ids: frozenset[int]
     answer: IncrementalText
-    table: BlockTable
+    kv: KVState
     pages_most: int
-    draft_tokens: int | None = 0
-    draft_context: int = 2**31
-    drafter: str = "none"
-    next_drafter: str = "none"
-    next_draft_tokens: int = 0
-    drafters: Mapping[str, DrafterSpec] = field(default_factory=dict)
-    token_drafters: dict[str, TokenDrafter] = field(default_factory=dict)
-    drafts_alone: bool = False
-    estimates: dict[str, Acceptance] = field(default_factory=dict)
-    offered: dict[str, int] = field(default_factory=dict)
-    priority: int = 0
+    drafting: DraftState = field(default_factory=DraftState)
+    marks: ThinkMarks | None = None
     index: int = 0
+    priority: int = 0
     arrival: int = -1
     copies: list[Sequence] = field(default_factory=list)
-    target: PagedKV | None = None
-    draft: PagedKV | None = None
-    target_length: int = 0
-    draft_length: int = 0
-    cancel_wanted: bool = False
     progress: Progress | None = None
-    read_from: int = 0
-    submitted_at: float = 0.0
-    began_at: float = 0.0
-    first_at: float = 0.0
+    cancel_wanted: bool = False
+    times: Times = field(default_factory=Times)
     finish_reason: FinishReason | None = None
     error: Exception | None = None
-    marks: ThinkMarks | None = None
     stats: Stats = field(default_factory=Stats)
 
     @property
@@ -86,14 +114,19 @@ class Sequence:
         return len(self.tokens) - 1
 
     @cached_property
-    def begun(self) -> tuple[int, ...]:
-        """What stands for the prefix_keys of its prompt."""
+    def prompt_keys(self) -> tuple[int, ...]:
+        """The prefix keys of its prompt."""
         return prefix_keys(self.tokens[: self.prompt_tokens])
+
+    @property
+    def target_length(self) -> int:
+        """Tokens that the target has read."""
+        return self.kv.target_length
 
     @property
     def pages_held(self) -> int:
         """Pages in its block table."""
-        return len(self.table.pages)
+        return len(self.kv.table.pages)
 
     @property
     def emitted_count(self) -> int:
@@ -106,50 +139,34 @@ class Sequence:
         return self.max_new - self.emitted_count
 
     @property
-    def can_use_draft_model(self) -> bool:
-        """Whether a draft model is ever asked."""
-        return self.draft_tokens != 0 and any(map(self.needs_model, self.drafters))
-
-    @property
-    def uses_model(self) -> bool:
-        """Whether the draft model is asked in the next cycle, if anybody is."""
-        return self.needs_model(self.next_drafter)
-
-    def needs_model(self, drafter: str) -> bool:
-        """Whether a drafter, by its name, is the draft model."""
-        return drafter in self.drafters and self.drafters[drafter].needs is Needs.DRAFT_MODEL
-
-    @property
     def max_model_drafts(self) -> int:
         """The largest K for which a draft model was made for the positions."""
-        return max(0, min(MAX_DRAFT_TOKENS, (self.draft_context - self.length) // 2 - 1))
+        return max(0, min(MAX_DRAFT_TOKENS, (self.drafting.max_context - self.length) // 2 - 1))
 
     @property
     def draft_wanted(self) -> int:
         """K of the next cycle; 0 from where its draft was not made for."""
-        return 0 if self.uses_model and self.next_draft_tokens > self.max_model_drafts else self.next_draft_tokens
+        count = self.drafting.next_draft_tokens
+        return 0 if self.drafting.uses_model and count > self.max_model_drafts else count
 
     @property
     def draft_prefill_needed(self) -> int:
         """Tokens that a draft model has to read before the cycle, where it is going to be asked in it."""
-        if not self.uses_model or (self.drafts_alone and self.draft_lag <= DRAFT_GAP):
+        if not self.drafting.uses_model or (self.drafting.only_model_user and self.draft_lag <= DRAFT_GAP):
             return 0
         return self.draft_lag
 
     @property
     def draft_lag(self) -> int:
         """Tokens that a draft model has not read, but for the last two, which it always reads in its cycle."""
-        return max(0, self.length - 1 - self.draft_length)
+        return max(0, self.length - 1 - self.kv.draft_length)
 
     def available(self, drafter: str) -> int:
         """How many tokens a drafter, by its name, can propose now."""
-        if drafter in self.token_drafters:
-            return len(self.token_drafters[drafter].propose(self.tokens, MAX_DRAFT_TOKENS))
-        return self.max_model_drafts if self.can_use_draft_model and self.needs_model(drafter) else 0
-
-    def draft_kind(self, drafter: str) -> str:
-        """What a drafter's last proposal was: what is kept of drafts is learnt by kind."""
-        return self.token_drafters[drafter].kind() if drafter in self.token_drafters else drafter
+        drafting = self.drafting
+        if drafter in drafting.token_drafters:
+            return len(drafting.token_drafters[drafter].propose(self.tokens, MAX_DRAFT_TOKENS))
+        return self.max_model_drafts if drafting.can_use_model and drafting.needs_model(drafter) else 0
 
     @property
     def finished(self) -> bool:
@@ -206,9 +223,3 @@ class Sequence:
             yield
         except Exception as error:
             self.error = error
-
-    def release(self) -> None:
-        """Keep the tokens and nothing else; whole pages may stay in the prefix cache."""
-        self.table.truncate(0)
-        self.target = self.draft = None
-        self.target_length = self.draft_length = 0

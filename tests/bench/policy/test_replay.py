@@ -45,7 +45,7 @@ def test_played_cycles_are_those_of_the_engine(engine: Engine, count: int, tempe
     assert answer.tokens == recorded.text
     going, cycles, kept = player(recorded), 0, 0
     while going.going:
-        going.sequence.next_drafter, going.sequence.next_draft_tokens = MODEL, count
+        going.sequence.drafting.set_next(MODEL, count)
         kept += going.cycle()[0]
         cycles += 1
     assert cycles == answer.target_passes
@@ -56,7 +56,7 @@ def test_played_cycles_are_those_of_the_engine(engine: Engine, count: int, tempe
 def test_without_drafts_every_token_is_a_cycle(engine: Engine) -> None:
     recorded = record(engine, "chat", 0.0, 0, 8)
     going = player(recorded)
-    going.sequence.next_drafter = NO_DRAFT
+    going.sequence.drafting.set_next(NO_DRAFT, 0)
     while going.going:
         assert going.cycle() == (0, 1.0)
     assert going.seconds == 7.0

@@ -13,8 +13,9 @@ import pytest
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy
+from helix_mlx.engine.scheduling.draft_state import NO_LIMIT, DraftState
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
-from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, SamplingParams
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import could_pay
@@ -56,18 +57,13 @@ def random_sequence(chance: random.Random) -> Sequence:
         seed=0,
         eos_ids=frozenset(),
         answer=None,  # type: ignore[arg-type]
-        table=SimpleNamespace(pages=[]),  # type: ignore[arg-type]
+        kv=KVState(SimpleNamespace(pages=[])),  # type: ignore[arg-type]
         pages_most=10**6,
-        draft_tokens=0 if drafter == "none" else fixed,
-        draft_context=chance.choice((2**31, length, length + 9, 8)),
-        drafter=drafter,
-        next_drafter="model" if drafter == "auto" else drafter,
-        next_draft_tokens=fixed or 0,
-        drafters=specs,
-        token_drafters={name: spec.make() for name, spec in specs.items() if spec.make is not None},
+        drafting=DraftState.of(drafter, specs, 0 if drafter == "none" else fixed),
     )
-    made.target_length = made.length
-    made.draft_length = chance.choice((made.length - 1, made.length // 2, 0))
+    made.drafting.max_context = chance.choice((NO_LIMIT, length, length + 9, 8))
+    made.kv.target_length = made.length
+    made.kv.draft_length = chance.choice((made.length - 1, made.length // 2, 0))
     return made
 
 
@@ -92,20 +88,22 @@ def run_table(number: int) -> None:
         drafting.choose(decoding, most)
         flown = []
         for sequence, count in scheduler.plan().decode:
-            open_ = sequence.draft_tokens is None
+            open_ = sequence.drafting.is_adaptive
             assert 0 <= count <= min(most, MAX_DRAFT_TOKENS), f"K = {count} where {most} is the most"
             assert (count + 1) * len(decoding) <= max_rows or not count
             assert not open_ or count <= max(s.remaining for s in decoding) - 1 or not count
             kept = sum(1 for _ in range(count) if chance.random() < kept_share)
             flown.append((sequence, count, kept))
         widest = max(count for _, count, _ in flown)
-        if widest and all(s.draft_tokens is None for s in decoding) and drafting._costs_of(decoding).ladder is table:
+        if widest and all(s.drafting.is_adaptive for s in decoding) and drafting._costs_of(decoding).ladder is table:
             assert len(decoding) > 1 or could_pay(most, table.cycle_s(0), lambda k: table.cycle_s(k, False)) or noise
         seconds = true.for_batch(len(decoding)).cycle_s(widest) * chance.lognormvariate(0.0, noise)
-        drafting.note(flown, any(s.next_drafter == "model" and k for s, k, _ in flown), chance.choice((None, seconds)))
+        drafting.note(
+            flown, any(s.drafting.next_drafter == "model" and k for s, k, _ in flown), chance.choice((None, seconds))
+        )
         for sequence, _, kept in flown:
             sequence.tokens += [chance.randrange(5) for _ in range(min(kept + 1, sequence.remaining))]
-            sequence.target_length = sequence.length
+            sequence.kv.target_length = sequence.length
         if all(s.remaining > 0 for s in decoding):
             drafting.wants_drafts(decoding, most)
 
@@ -133,7 +131,7 @@ def test_where_drafts_never_pay_the_engine_decodes_plainly(max_rows: int, temper
     with Engine(random_pair(), EngineConfig(max_context=128, max_rows=max_rows)) as engine:
         settings: Any = {"max_tokens": 24, "temperature": temperature, "seed": 1 if temperature else None}
         expected = engine.generate(prompt(9), draft_tokens=0, **settings).tokens
-        engine._core.drafting.begin(NEVER_PAYS, measured=True)
+        engine._core.draft_policy.begin(NEVER_PAYS, measured=True)
         done = engine.generate(prompt(9), **settings)
         assert done.tokens == expected
         assert engine.config.max_sequences == min(16, max_rows)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from helix_mlx.engine.scheduling.draft_policy import PLAIN_BASELINE, AdaptiveDraftPolicy, estimated_ladder
-from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.engine.scheduling.draft_state import NO_LIMIT, DraftState
+from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.request import SamplingParams
 from helix_mlx.speculative.cost_model import CostModel, CostTable
 from helix_mlx.speculative.registry import candidates
@@ -19,7 +18,9 @@ REPEATING = [1, 2, 3, 4, 5, 6, 7, 8, 9] * 5
 PLAIN = list(range(40))
 
 
-def sequence(tokens: list[int], drafter: str = "auto", draft_tokens: int | None = None, **changes: Any) -> Sequence:
+def sequence(
+    tokens: list[int], drafter: str = "auto", draft_tokens: int | None = None, max_context: int = NO_LIMIT
+) -> Sequence:
     """One in the middle of its answer, whose draft model has read what it may."""
     specs = candidates(drafter, has_model=True)
     made = Sequence(
@@ -30,17 +31,12 @@ def sequence(tokens: list[int], drafter: str = "auto", draft_tokens: int | None 
         seed=0,
         eos_ids=frozenset(),
         answer=None,  # type: ignore[arg-type]
-        table=None,  # type: ignore[arg-type]
+        kv=KVState(table=None),  # type: ignore[arg-type]
         pages_most=99,
-        draft_tokens=draft_tokens,
-        drafter=drafter,
-        next_drafter=drafter if drafter != "auto" else "model",
-        next_draft_tokens=draft_tokens or 0,
-        drafters=specs,
-        token_drafters={name: spec.make() for name, spec in specs.items() if spec.make is not None},
-        **changes,
+        drafting=DraftState.of(drafter, specs, draft_tokens),
     )
-    made.draft_length = made.length - 1
+    made.drafting.max_context = max_context
+    made.kv.draft_length = made.length - 1
     return made
 
 
@@ -49,8 +45,10 @@ def run(drafting: AdaptiveDraftPolicy, sequences: list[Sequence], kept: int, cyc
     counts = []
     for _ in range(cycles):
         drafting.choose(sequences, most)
-        flown = [(s, s.next_draft_tokens, min(kept, s.next_draft_tokens)) for s in sequences]
-        drafting.note(flown, any(s.next_drafter == "model" and s.next_draft_tokens for s in sequences), None)
+        flown = [(s, s.drafting.next_draft_tokens, min(kept, s.drafting.next_draft_tokens)) for s in sequences]
+        drafting.note(
+            flown, any(s.drafting.next_drafter == "model" and s.drafting.next_draft_tokens for s in sequences), None
+        )
         counts.append(max(count for _, count, _ in flown))
     return counts
 
@@ -73,16 +71,16 @@ def test_what_repeats_is_looked_up_instead() -> None:
     one = sequence(REPEATING)
     drafting = AdaptiveDraftPolicy(CHEAP_ROWS, measured=True)
     run(drafting, [one], kept=7, cycles=30)
-    assert (one.next_drafter, one.next_draft_tokens) == ("ngram", 7)
+    assert (one.drafting.next_drafter, one.drafting.next_draft_tokens) == ("ngram", 7)
     other = sequence(PLAIN)
     drafting.choose([other], 7)
-    assert other.next_drafter == "model"
+    assert other.drafting.next_drafter == "model"
 
 
 def test_a_drafter_that_was_named_is_the_only_one_asked() -> None:
     one = sequence(REPEATING, drafter="model")
     run(AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [one], kept=7, cycles=10)
-    assert one.next_drafter == "model"
+    assert one.drafting.next_drafter == "model"
     other = sequence(PLAIN, drafter="ngram")
     assert run(AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [other], kept=7, cycles=10) == [0] * 10
 
@@ -90,7 +88,7 @@ def test_a_drafter_that_was_named_is_the_only_one_asked() -> None:
 def test_a_draft_length_of_ones_own_is_left_alone() -> None:
     fixed = sequence(PLAIN, drafter="model", draft_tokens=3)
     run(AdaptiveDraftPolicy(DEAR_ROWS, measured=True), [fixed, sequence(PLAIN)], kept=0, cycles=30)
-    assert (fixed.next_drafter, fixed.next_draft_tokens) == ("model", 3)
+    assert (fixed.drafting.next_drafter, fixed.drafting.next_draft_tokens) == ("model", 3)
 
 
 def test_rows_that_are_there_anyway_cost_nothing_more() -> None:
@@ -103,23 +101,23 @@ def test_rows_that_are_there_anyway_cost_nothing_more() -> None:
         kept=4,
         cycles=40,
     )
-    assert alone.next_draft_tokens == 0
-    assert beside.next_draft_tokens >= 4
+    assert alone.drafting.next_draft_tokens == 0
+    assert beside.drafting.next_draft_tokens >= 4
 
 
 def test_rows_and_positions_are_bounded() -> None:
     assert max(run(AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [sequence(PLAIN)], kept=7, cycles=20, most=3)) == 3
     assert max(run(AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [sequence(PLAIN)], kept=7, cycles=20, most=0)) == 0
-    near_its_end = sequence(PLAIN, drafter="model", draft_context=len(PLAIN) + 5)
+    near_its_end = sequence(PLAIN, drafter="model", max_context=len(PLAIN) + 5)
     assert 0 < max(run(AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [near_its_end], kept=7, cycles=20)) <= 2
-    past_it = sequence(PLAIN, drafter="model", draft_context=20)
+    past_it = sequence(PLAIN, drafter="model", max_context=20)
     assert max(run(AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [past_it], kept=7, cycles=20)) == 0
 
 
 def test_one_who_has_nothing_to_offer_has_no_drafts_in_a_wide_pass() -> None:
     repeats, not_ = sequence(REPEATING, drafter="ngram"), sequence(PLAIN, drafter="ngram")
     run(AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [repeats, not_], kept=7, cycles=20)
-    assert (repeats.next_draft_tokens, not_.next_draft_tokens) == (7, 0)
+    assert (repeats.drafting.next_draft_tokens, not_.drafting.next_draft_tokens) == (7, 0)
 
 
 def test_a_new_sequence_begins_with_what_is_usual() -> None:
@@ -160,7 +158,7 @@ def test_looking_ahead_decides_nothing() -> None:
     assert drafting.wants_drafts([one], 7)
     assert drafting.wants_drafts([one], 7)
     drafting.choose([one], 7)
-    assert one.next_draft_tokens > 0
+    assert one.drafting.next_draft_tokens > 0
     parked = AdaptiveDraftPolicy(DEAR_ROWS, measured=True)
     assert not parked.wants_drafts([one], 7)
     assert not parked.wants_drafts([sequence(PLAIN, draft_tokens=4)], 7)
@@ -171,10 +169,10 @@ def test_what_cycles_take_moves_the_choice() -> None:
     drafting, one = AdaptiveDraftPolicy(CHEAP_ROWS), sequence(PLAIN, drafter="model")
     for _ in range(200):
         drafting.choose([one], 7)
-        seconds = 1.0 if not one.next_draft_tokens else 1.0 + 1.5 * one.next_draft_tokens
-        kept = min(one.next_draft_tokens, 1)
-        drafting.note([(one, one.next_draft_tokens, kept)], one.next_draft_tokens > 0, seconds)
-    assert one.next_draft_tokens == 0
+        seconds = 1.0 if not one.drafting.next_draft_tokens else 1.0 + 1.5 * one.drafting.next_draft_tokens
+        kept = min(one.drafting.next_draft_tokens, 1)
+        drafting.note([(one, one.drafting.next_draft_tokens, kept)], one.drafting.next_draft_tokens > 0, seconds)
+    assert one.drafting.next_draft_tokens == 0
 
 
 def test_where_nothing_could_pay_cycles_are_still_measured_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +191,7 @@ def test_the_choice_is_told() -> None:
     AdaptiveDraftPolicy(CHEAP_ROWS, measured=True).choose([one], 7)
     assert "times plain decoding" in one.stats.draft_choice
     AdaptiveDraftPolicy(CHEAP_ROWS, measured=False).choose([one], 7)
-    assert (one.next_draft_tokens, one.stats.draft_choice) == (0, PLAIN_BASELINE)
+    assert (one.drafting.next_draft_tokens, one.stats.draft_choice) == (0, PLAIN_BASELINE)
     AdaptiveDraftPolicy(DEAR_ROWS, measured=True).choose([one], 7)
     assert "not pay" in one.stats.draft_choice
 

@@ -39,6 +39,6 @@ def test_answers_go_on_without_drafts(monkeypatch: pytest.MonkeyPatch, method: s
 def test_nobody_to_tell_is_a_warning() -> None:
     with Engine(random_pair(), EngineConfig(max_context=128)) as engine, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        engine._core.drafting.choose = fails  # type: ignore[method-assign]
+        engine._core.draft_policy.choose = fails  # type: ignore[method-assign]
         assert engine.generate(prompt(9), max_tokens=12).stats.drafted == 0
     assert ["Choosing drafts failed" in str(each.message) for each in caught] == [True]
