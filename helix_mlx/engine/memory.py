@@ -38,10 +38,10 @@ LEAST_CONTEXT = 2048
 class MemoryReport:
     """KV memory at a moment. `bytes` is what the pool takes, `unused_fraction` the share of held positions not in use.
 
-    `pages_total` and `bytes` grow as they are wanted, up to `budget` bytes. `state_bytes` is what the recurrent states of
-    running answers take beside them, and `snapshot_bytes` what the prefix cache keeps of such states. `pages_used` are held by running answers;
+    `pages_total` and `bytes` grow as they are wanted, up to `budget` bytes. `pages_used` are held by running answers;
     `pages_cached` by nobody, and taken back whenever they are wanted. `context` is the most tokens of prompt and
-    answer together; `context_made_for`, of those that the model was made for.
+    answer together; `context_made_for`, of those that the model was made for. `state_bytes` is what the recurrent
+    states of running answers take beside the pages; `snapshot_bytes`, what the prefix cache keeps of such states.
     """
 
     pages_total: int
@@ -49,11 +49,11 @@ class MemoryReport:
     pages_cached: int
     bytes: int
     budget: int
-    state_bytes: int
-    snapshot_bytes: int
     unused_fraction: float
     context: int
     context_made_for: int
+    state_bytes: int = 0
+    snapshot_bytes: int = 0
 
     def __getattr__(self, name: str) -> Any:
         raise renamed("MemoryReport", name, {"waste": "unused_fraction"})
@@ -152,8 +152,8 @@ def _state_budget(pair: Pair, config: EngineConfig, memory: int, states: int, se
     if fit < 1 or (config.max_sequences is not None and fit < config.max_sequences):
         asked = config.max_sequences or 1
         raise MemoryBudgetError(
-            f"the recurrent states of {asked} answer{'s' if asked > 1 else ''} of {pair.name} take {asked * each} bytes, "
-            f"more than half of the {memory} of KV memory: raise --kv-memory to at least {2 * asked * each}"
+            f"the recurrent states of {asked} answer{'s' if asked > 1 else ''} of {pair.name} take {asked * each} "
+            f"bytes, more than half of the {memory} of KV memory: raise --kv-memory to at least {2 * asked * each}"
             + (", or lower --max-sequences" if asked > 1 else "")
         )
     sequences = min(sequences, fit)

@@ -82,7 +82,7 @@ def probe(model: Any, config: dict[str, Any]) -> Probed:
                 f"layer {index} of {kind} keeps a recurrent state of a kind that Helix cannot roll back; "
                 "name another model"
             )
-        arrays = tuple(state.cache)
+        arrays: list[Any] = state.cache
         states.append(StateShape(tuple(a.shape[1:] for a in arrays), tuple(a.dtype for a in arrays), known is By.ROWS))
     return Probed(tuple(shapes), CacheLayout(tuple(found.slots), tuple(states)), int(logits.shape[-1]))
 

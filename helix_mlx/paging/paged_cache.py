@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -14,7 +15,6 @@ from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import ZERO_PAGE
 from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.paging.tail import Tail
-from helix_mlx.recurrent.cache import RecurrentCache
 from helix_mlx.recurrent.layout import CacheSlot, KVSlot, StateSlot
 from helix_mlx.recurrent.states import RecurrentStates
 
@@ -139,8 +139,9 @@ class PagedKV:
         """
         return None if self.states is None else self.states.advance(kept, limits)
 
-    def caches(self, offset: mx.array, limit: int, exact: bool = False, record: bool = False) -> list[ModelCache]:
-        """The model's cache objects, for one forward pass that writes from position `offset` on.
+    def caches(self, offset: mx.array, limit: int, exact: bool = False, record: bool = False) -> list[Any]:
+        """The model's cache objects, for one forward pass that writes from position `offset` on: a `PagedCache` or a
+        `RecurrentCache` a layer, or a tuple of them where a layer has several.
 
         Args:
             offset: [B] int32, positions before the rows of this pass.
@@ -151,7 +152,7 @@ class PagedKV:
         view = PagedView(self, offset, limit, exact)
         states = [] if self.states is None else self.states.caches(record)
 
-        def made(slot: CacheSlot) -> ModelCache:
+        def made(slot: CacheSlot) -> Any:
             if isinstance(slot, KVSlot):
                 return PagedCache(view, slot.layer)
             if isinstance(slot, StateSlot):
@@ -320,7 +321,3 @@ class PagedCache:
             return None if N == 1 else "causal"
         mask = view.mask(N, window)
         return mask if self._shape.mask_rank == 4 else mx.expand_dims(mask, 1)
-
-
-ModelCache = PagedCache | RecurrentCache | tuple["ModelCache", ...]
-"""A cache object of a model; a layer that has several caches is given them in a tuple."""

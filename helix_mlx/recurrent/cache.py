@@ -12,8 +12,10 @@ from mlx_lm.models.cache import ArraysCache
 from helix_mlx.recurrent.records import Record, Scan, ScanRecord, WindowRecord
 
 
-class RecurrentCache(ArraysCache):  # type: ignore[misc]  # some layers ask for an ArraysCache by its class
+class RecurrentCache(ArraysCache):
     """One layer of `RecurrentStates`, for one pass. No row of it is padding, so it has no mask.
+
+    Some layers ask whether they have an ArraysCache.
 
     Args:
         arrays: the layer's, changed by what the layer writes.
@@ -25,7 +27,7 @@ class RecurrentCache(ArraysCache):  # type: ignore[misc]  # some layers ask for 
         self, arrays: list[mx.array | None], fresh: Sequence[bool], records: dict[int, Record] | None = None
     ) -> None:
         super().__init__(len(arrays))
-        self.cache = arrays
+        self.cache: list[Any] = arrays
         self.fresh = fresh
         self.records = records
 

@@ -1,8 +1,8 @@
 """Makes a model's recurrent layers record their rows, where rows may be taken back.
 
-A layer of mlx-lm keeps its state in arrays of its cache. Where a pass is recorded, the cache gives the layer a `StateRef`
-in their place, and the functions to which the layer hands it know what that is: they see it under names that are
-changed for this model's layers alone. mlx-lm's modules and classes stay as they are.
+A layer of mlx-lm keeps its state in arrays of its cache. Where a pass is recorded, the cache gives the layer a
+`StateRef` in their place, and the functions that the layer hands it to take it from there. These functions are put
+under their names for the layers of this model alone; mlx-lm's modules and classes stay as they are.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _row_by_row(original: Callable[..., Any]) -> Callable[..., Any]:
                 return state
             return value[b, t] if isinstance(value, mx.array) and value.shape[:2] == (batch, rows) else value
 
-        def one(b: slice, t: slice, state: ArraysCache) -> Any:
+        def one(t: slice, b: slice, state: ArraysCache) -> Any:
             return original(
                 self, *(at(a, b, t, state) for a in args), **{k: at(v, b, t, state) for k, v in kwargs.items()}
             )
@@ -136,7 +136,7 @@ def _row_by_row(original: Callable[..., Any]) -> Callable[..., Any]:
         outputs = []
         for row in range(rows):
             t = slice(row, row + 1)
-            outputs.append(_step(cache, lambda b, state, t=t: one(b, t, state), first=row == 0))
+            outputs.append(_step(cache, functools.partial(one, t), first=row == 0))
         return _joined(outputs, axis=1)
 
     return called
@@ -147,15 +147,17 @@ def _step(cache: RecurrentCache, one: Callable[[slice, ArraysCache], Any], first
     before = list(cache.cache)
     alone = first and any(cache.fresh)
     parts = [slice(b, b + 1) for b in range(len(cache.fresh))] if alone else [slice(None)]
-    outputs, states = [], []
+    outputs: list[Any] = []
+    states: list[list[Any]] = []
     for part in parts:
         state = ArraysCache(len(before))
         if not (alone and cache.fresh[part.start]):
-            state.cache = [None if a is None else a[part] if alone else a for a in before]
+            arrays: list[Any] = [None if a is None else a[part] if alone else a for a in before]
+            state.cache = arrays
         outputs.append(one(part, state))
         states.append(state.cache)
     for index, array in enumerate(before):
-        after = [state[index] for state in states]
+        after: list[Any] = [state[index] for state in states]
         if any(a is None for a in after) or (not alone and after[0] is array):
             continue  # another part of the layer writes it
         value = after[0] if len(after) == 1 else mx.concatenate(after)

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from collections.abc import Sequence as Seq
 from dataclasses import replace
 
 import pytest
 
 from helix_mlx.config import EngineConfig
-from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.engine import Engine
-from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
-from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.models.pair import Pair
-from helix_mlx.request import SamplingParams
-from tests.support import byte_tokenizer, pool_addresses, prompt, random_model
+from tests.engine.mixes import AtRandom, Mix, Oracle
+from tests.support import byte_tokenizer, random_model
 
 STEPS = 350
-LONGEST = 44
-PROMPTS = [
-    prompt(length, 1)[: length // 2] + prompt(length - length // 2, length) for length in (1, 2, 9, 17, 24, 33, 40)
-]
-SETTINGS = [SamplingParams(), SamplingParams(temperature=0.9, seed=7), SamplingParams(temperature=1.2, seed=8, top_k=9)]
 
 
 @pytest.fixture(scope="module")
@@ -33,90 +24,11 @@ def pair() -> Pair:
     return Pair("small", target, draft, byte_tokenizer())
 
 
-class Oracle:
-    """What each request says alone, plainly, without pages that anybody read before."""
-
-    def __init__(self, pair: Pair) -> None:
-        self._engine = Engine(replace(pair, draft=None), EngineConfig(max_context=128, prefix_cache=False))
-        self._known: dict[tuple[int, SamplingParams], list[int]] = {}
-
-    def __call__(self, number: int, params: SamplingParams) -> list[int]:
-        """The first LONGEST tokens."""
-        key = number, replace(params, max_tokens=LONGEST)
-        if key not in self._known:
-            self._known[key] = self._engine.generate(PROMPTS[number], key[1]).tokens
-        return self._known[key]
-
-
 @pytest.fixture(scope="module")
 def oracle(pair: Pair) -> Iterator[Oracle]:
     oracle = Oracle(pair)
     yield oracle
-    oracle._engine.close()
-
-
-class AtRandom(AdaptiveDraftPolicy):
-    """Changes its mind in every cycle, more than costs ever would make it."""
-
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__(estimated_ladder(0.1))
-        self._chance = chance
-
-    def choose(self, decoding: Seq[Sequence], most: int) -> None:
-        super().choose(decoding, most)
-        for sequence in decoding:
-            if sequence.drafting.is_adaptive:
-                asked = sequence.drafting.drafter
-                able = (
-                    ["model", "ngram", "none"] if asked == "auto" else [asked, "none"] if asked != "none" else ["none"]
-                )
-                drafter = self._chance.choice(able)
-                sequence.drafting.set_next(drafter, 0 if drafter == "none" else self._chance.randint(0, 7))
-
-    def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
-        super().wants_drafts(decoding, most)
-        return self._chance.random() < 0.3
-
-
-class Mix:
-    """A core that is driven a step at a time, and what is expected of it."""
-
-    def __init__(self, core: EngineCore, chance: random.Random) -> None:
-        self.core = core
-        self.chance = chance
-        self.live: dict[Sequence, tuple[int, SamplingParams]] = {}
-        self.ended: list[tuple[Sequence, tuple[int, SamplingParams]]] = []
-
-    def arrive(self) -> None:
-        chance = self.chance
-        number, params = chance.randrange(len(PROMPTS)), chance.choice(SETTINGS)
-        params = replace(params, max_tokens=chance.randint(1, LONGEST))
-        count, priority = chance.choice((None, None, 0, 1, 2, 4, 7)), chance.choice((0, 0, 0, 1))
-        drafter = chance.choice((None, None, "model", "ngram", "none"))
-        group = []
-        for index in range(chance.choice((1, 1, 1, 1, 2, 4))):
-            if params.seed is not None:
-                params = replace(params, seed=params.seed + min(index, 1))
-            sequence = self.core.sequence(PROMPTS[number], params, count, drafter)
-            sequence.priority, sequence.index = priority, index
-            self.live[sequence] = number, params
-            group.append(sequence)
-        group[0].copies = group[1:]
-        self.core.runner.add(group[0])
-
-    def step(self) -> None:
-        events = self.core.runner.step()
-        for sequence, chunks in events:
-            if chunks[-1].finish_reason is not None:
-                self.ended.append((sequence, self.live.pop(sequence)))
-
-    def check(self, oracle: Oracle) -> None:
-        for sequence, (number, params) in self.ended:
-            expected = oracle(number, params)[: params.max_tokens]
-            if sequence.finish_reason == "cancelled":
-                assert sequence.emitted == expected[: len(sequence.emitted)]
-            else:
-                assert sequence.emitted == expected, (number, params, sequence.drafting.draft_tokens, sequence.stats)
+    oracle.engine.close()
 
 
 @pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 12))])
@@ -141,25 +53,6 @@ def test_every_request_says_what_it_says_alone(pair: Pair, oracle: Oracle, seed:
         if seed % 4:
             engine._core.runner.chooser = AtRandom(chance)
         mix = Mix(engine._core, chance)
-        allocator = engine._core.pool.allocator
-        addresses: dict[int, list[int]] = {}
-        for _ in range(STEPS):
-            if chance.random() < 0.25 and len(mix.live) < 16:
-                mix.arrive()
-            if chance.random() < 0.03 and mix.live:
-                chance.choice(list(mix.live)).cancel_wanted = True
-            mix.step()
-            # Nothing but growing moves the pool.
-            now = pool_addresses(engine._core)
-            assert addresses.setdefault(allocator.pages_total, now) == now
-        for _ in range(10 * STEPS):
-            if not mix.live:
-                break
-            mix.step()
-        assert not mix.live
+        mix.run(STEPS)
         mix.check(oracle)
-        assert allocator.pages_used == 0
-        assert allocator.pages_free == allocator.pages_total
-        assert pool_addresses(engine._core) == addresses[allocator.pages_total]
-        assert allocator.pages_total <= engine._core.pool.pages_most
         assert len(mix.ended) > 30

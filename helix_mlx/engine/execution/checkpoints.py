@@ -1,7 +1,7 @@
 """Where recurrent states are kept for the prefix cache: at the end of a prompt, along a long one, and behind an answer.
 
-A snapshot lies at a page boundary. A prompt is read in pieces that end there; a cycle that may pass a boundary works out
-the state at it besides, from the rows that it has recorded.
+A snapshot lies at a page boundary. A prompt is read in pieces that end there; a cycle that may pass a boundary works
+out the state at it besides, from the rows that it has recorded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from helix_mlx.engine.scheduling.sequence import Sequence
-from helix_mlx.paging.page_pool import TARGET, PagePool
+from helix_mlx.paging.page_pool import PagePool
 from helix_mlx.paging.paged_cache import PagedKV
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.recurrent.states import RecurrentStates

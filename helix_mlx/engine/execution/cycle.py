@@ -96,8 +96,8 @@ def cycle(
 
     Returns:
         [B, max K + 2] int32: how many drafts were kept, then that many drafts, the target's own next token, and
-        filling. The number is -1 where the target's logits are no numbers, and the rest means nothing. And the recurrent
-        states at page boundaries.
+        filling. The number is -1 where the target's logits are no numbers, and the rest means nothing. And the
+        recurrent states at page boundaries.
     """
     lengths = batch.lengths
     limit = max(lengths) + in_flight
