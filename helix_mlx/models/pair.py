@@ -16,6 +16,7 @@ from helix_mlx.models.probe import check_rows
 from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
 from helix_mlx.models.text.tokenizer import Tokenizer
 from helix_mlx.models.text.vocabulary import compare
+from helix_mlx.recurrent.install import install
 from helix_mlx.types import Notice
 
 
@@ -43,6 +44,7 @@ class Pair:
             for loaded in (self.target, self.draft):
                 if loaded is not None and isinstance(loaded.model, Module):
                     replace_layers(loaded.model, kernels.library)
+                    install(loaded.model, kernels.library)
         return replace(self, kernels=kernels)
 
     def check(self) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import ArraysCache
 
-from helix_mlx.recurrent.records import Record, Scan, ScanRecord, WindowRecord
+from helix_mlx.recurrent.records import Record, ScanRecord, WindowRecord
+from helix_mlx.recurrent.scans import Arguments, Scan
 
 
 class RecurrentCache(ArraysCache):
@@ -67,9 +68,10 @@ class StateRef:
         record.inputs.append(rows)
         return mx.concatenate([array, rows], axis=axis)
 
-    def scanned(self, scan: Scan, arguments: Mapping[str, Any]) -> tuple[mx.array, mx.array]:
+    def scanned(self, scan: Scan, arguments: Arguments) -> tuple[mx.array, mx.array]:
         """The outputs and the state of a scan over the pass's rows."""
         array, records = self.array, self.cache.records
+        assert array is not None
         assert records is not None
         record = records.setdefault(self.index, ScanRecord(array, scan))
         assert isinstance(record, ScanRecord)

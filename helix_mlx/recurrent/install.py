@@ -17,17 +17,23 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import ArraysCache
 
+from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.recurrent.cache import RecurrentCache, StateRef
-from helix_mlx.recurrent.records import Scan, ValueRecord
+from helix_mlx.recurrent.records import ValueRecord
 from helix_mlx.recurrent.registry import LAYERS, By, Recurrence
+from helix_mlx.recurrent.scans import Scan
 
 _PLACE = "mlx_lm.models."
 
 
-def install(model: object) -> By | None:
+def install(model: object, library: CpuLibrary | None = None) -> By | None:
     """Let a model's recurrent layers take `RecurrentCache`; with any other cache they go on as before.
 
-    Done twice, it is done once. Layers that Helix does not know are left alone.
+    Layers that Helix does not know are left alone.
+
+    Args:
+        model: of mlx-lm.
+        library: our kernels, where they are to do the scans.
 
     Returns:
         How they are taken back; None where there are none that Helix knows.
@@ -37,28 +43,29 @@ def install(model: object) -> By | None:
     made: dict[type, type] = {}
     by: By | None = None
     for module in model.modules():
-        kind = type(module)
+        kind: Any = type(module)
         recurrence = LAYERS.get((kind.__module__.removeprefix(_PLACE), kind.__name__))
         if recurrence is None:
             continue
         by = recurrence.by
         if hasattr(kind, "records_rows"):
-            continue
+            if library is None:
+                continue
+            kind = kind.__base__
         if kind not in made:
-            made[kind] = _recording(kind, recurrence)
+            made[kind] = _recording(kind, recurrence, library)
         module.__class__ = made[kind]
     return by
 
 
-def _recording(kind: type, recurrence: Recurrence) -> type:
+def _recording(kind: type, recurrence: Recurrence, library: CpuLibrary | None) -> type:
     """A subclass of a layer's class whose state can be taken back."""
     if recurrence.by is By.ROWS:
         body: dict[str, Any] = {"__call__": _row_by_row(kind.__call__)}
     else:
         names: dict[str, Any] = {"mx": _Mx("mx")}
-        for name, how in recurrence.scans.items():
-            original = _global(kind, name)
-            names[name] = _scanning(Scan(original, how.state, how.rows, how.outputs, how.stepwise))
+        for name, call in recurrence.scans.items():
+            names[name] = _scanning(Scan(_global(kind, name), call, library))
         body = _rebuilt(kind, names)
     return type(kind.__name__, (kind,), {**body, "records_rows": True, "__module__": kind.__module__})
 
@@ -106,7 +113,7 @@ def _scanning(scan: Scan) -> Callable[..., tuple[mx.array, mx.array]]:
     @functools.wraps(scan.function)
     def scanned(*args: Any, **kwargs: Any) -> tuple[mx.array, mx.array]:
         bound = signature.bind(*args, **kwargs).arguments
-        state = bound.pop(scan.state, None)
+        state = bound.pop(scan.call.state, None)
         return state.scanned(scan, bound) if isinstance(state, StateRef) else scan(bound, state)
 
     return scanned

@@ -9,22 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from helix_mlx.recurrent.scans import ScanCall, gated_delta_inputs, mamba2_inputs, mamba2_outputs
+
 
 class By(Enum):
     """How a layer's state is taken back."""
 
     INPUTS = "the inputs of its convolutions and scans are kept, and the state is advanced by those that count"
     ROWS = "the layer is read row by row, and its state after each row is kept"
-
-
-@dataclass(frozen=True)
-class ScanCall:
-    """How a scan function is called: see `records.Scan`."""
-
-    state: str
-    rows: Mapping[str, int] = field(hash=False)
-    outputs: int = 1
-    stepwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,9 +28,15 @@ class Recurrence:
 
 
 # mlx-lm's own pass of several rows has the bits of single steps here, masked rows included.
-_GATED_DELTA = ScanCall("state", {"q": 1, "k": 1, "v": 1, "a": 1, "b": 1})
+_GATED_DELTA = ScanCall("state", {"q": 1, "k": 1, "v": 1, "a": 1, "b": 1}, inputs=gated_delta_inputs)
 # Mamba-2's scan in chunks rounds otherwise than its steps do, and so does lightning attention.
-_MAMBA2 = ScanCall("state", {"hidden_states": 1, "B": 1, "C": 1, "dt": 1}, stepwise=True)
+_MAMBA2 = ScanCall(
+    "state",
+    {"hidden_states": 1, "B": 1, "C": 1, "dt": 1},
+    stepwise=True,
+    inputs=mamba2_inputs,
+    finish=mamba2_outputs,
+)
 _LIGHTNING = ScanCall("h", {"q": 2, "k": 2, "v": 2}, outputs=2, stepwise=True)
 
 CONVOLUTION = Recurrence()

@@ -20,6 +20,7 @@
 #include "qmm.h"
 #include "rms_norm.h"
 #include "rope.h"
+#include "scan.h"
 
 namespace nb = nanobind;
 namespace mx = mlx::core;
@@ -112,4 +113,5 @@ NB_MODULE(helix_cpu, module) {
   helix::bind_embedding(module);
   helix::bind_rms_norm(module);
   helix::bind_rope(module);
+  helix::bind_scan(module);
 }
