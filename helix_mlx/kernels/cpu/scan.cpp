@@ -35,13 +35,17 @@ class Scan : public mx::Primitive {
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     auto& encoder = mx::cpu::get_command_encoder(stream());
     for (const mx::array& input : inputs) encoder.set_input_array(input);
-    for (mx::array& output : outputs) {
-      allocate_dense(output);
-      encoder.set_output_array(output);
-    }
     const mx::array &state = inputs[0], &k = inputs[1], &v = inputs[2], &g = inputs[3];
+    const float* before = state.data<float>();
+    if (has_outputs_) allocate_dense(outputs[0]);
+    // A row is read before it is written, so the state may take the place of the one before.
+    if (state.is_donatable())
+      outputs.back().copy_shared_buffer(state);
+    else
+      allocate_dense(outputs.back());
+    for (mx::array& output : outputs) encoder.set_output_array(output);
     ScanJob job{};
-    job.state = state.data<float>();
+    job.state = before;
     job.k = k.data<float>();
     job.v = v.data<float>();
     job.g = g.data<float>();

@@ -74,7 +74,7 @@ void scan_row(const ScanJob& a, int64_t index) {
   const int64_t shared = head / (a.heads / a.key_heads);
   float own[kMostKeys];
   float* s = a.out ? a.out + index * a.keys : own;
-  for (int64_t i = 0; i < a.keys; i++) s[i] = a.state[index * a.keys + i];
+  if (s != a.state + index * a.keys) std::memcpy(s, a.state + index * a.keys, a.keys * sizeof(float));
   const int64_t steps = a.kept ? a.kept[b] : a.steps;
   for (int64_t t = 0; t < steps; t++) {
     const int64_t at = b * a.steps + t, mine = at * a.heads + head;
