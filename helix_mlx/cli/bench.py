@@ -47,6 +47,7 @@ MEASUREMENTS = {
     "attention": ("studies.attention", "The CPU's attention kernel beside gathering and mlx-lm's."),
     "conversion": ("studies.conversion", "Seconds and memory of a conversion, beside mlx-lm's."),
     "distillation": ("studies.distillation", "What teaching a draft its target's answers gains."),
+    "rollback": ("studies.rollback", "What taking drafts back costs models with recurrent layers."),
     "soak": ("studies.soak", "Minutes of random load: memory, pages, threads, and equal answers."),
     "replay": ("policy.replay", "Auto beside every fixed draft length on recorded drafts, in modelled time."),
     "simulation": ("policy.simulation", "What auto would gain on Macs that others measured: a model."),

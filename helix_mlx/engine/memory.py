@@ -201,6 +201,18 @@ def held_beside(pool: PagePool, running: Seq[Sequence], tail_slots: int) -> tupl
     return slots * pool.bytes_per_page(pool.layers, 1), 1 - filled / held if held else 0.0
 
 
+def kv_budget(pool: PagePool, sequences: int, snapshots: int) -> int:
+    """Bytes that the pool may grow to, and those of recurrent states beside it.
+
+    Args:
+        pool: the pages.
+        sequences: answers that run at once.
+        snapshots: bytes of the snapshots that the prefix cache may keep.
+    """
+    states = sum(layout.state_bytes for layout in pool.layouts)
+    return pool.nbytes_most + STATES_A_SEQUENCE * sequences * states + snapshots
+
+
 def spare_memory(pair: Pair) -> int:
     """Bytes that the pool may take unasked: a share of what the device recommends, less the weights."""
     info = mx.device_info()

@@ -130,17 +130,20 @@ def smoke_test(module: Any, stamp: Stamp) -> None:
         weight, frequencies = mx.arange(64, dtype=mx.float32) / 32, 0.5 ** mx.arange(32, dtype=mx.float32)
         codes, scales, biases = mx.quantize(mx.arange(512, dtype=mx.float32).reshape(8, 64) % 13, 64, 4)
         heads, periods = x[None, None], 1 / frequencies
+        keys, values, gate, state = heads[..., :8], heads[..., 8:12], mx.full((1, 1, 1), 0.5), mx.ones((1, 1, 4, 8))
         expected = {
             "quantized_matmul": mx.quantized_matmul(x, codes, scales, biases, group_size=64, bits=4),
             "embedding": mx.dequantize(codes, scales, biases, group_size=64, bits=4)[3:5],
             "rms_norm": mx.fast.rms_norm(x, weight, 1e-5),
             "rope": mx.fast.rope(heads, 64, traditional=False, base=None, scale=1.0, offset=9, freqs=periods),
+            "scan_state": 0.5 * state + values[..., None] * keys[..., None, :],
         }
         operands = {
             "quantized_matmul": (x, codes, scales, biases, 64, 4),
             "embedding": (mx.array([3, 4]), codes, scales, biases, 64, 4),
             "rms_norm": (x, weight, 1e-5),
             "rope": (heads, 9, frequencies, False, 1.0),
+            "scan_state": (keys, values, gate, None, state, mx.array([1])),
         }
         for name, ours in operands.items():
             try:
