@@ -21,10 +21,14 @@ from tests.census.sizes import (
 
 @dataclass(frozen=True)
 class Family:
-    """A tiny configuration, and a part of the line that refuses it; none where its text is mlx-lm's."""
+    """A tiny configuration, and a part of the line that refuses it; none where its text is mlx-lm's.
+
+    `draft_share` is how far the weights of its draft are from the target's, from 0, the target, to 1, any.
+    """
 
     config: dict[str, Any]
     refusal: str = ""
+    draft_share: float = 0.03
 
 
 def exact(**changes: Any) -> Family:
@@ -43,7 +47,7 @@ def inner(**changes: Any) -> dict[str, Any]:
 RECURRENT = "keeps a cache of the kind ArraysCache: recurrent layers are not supported yet"
 SEVERAL = "keeps a cache of the kind CacheList: several caches in one layer are not supported yet"
 CHUNKS = "keeps a cache of the kind ChunkedKVCache: attention in chunks is not supported yet"
-OF_ITS_OWN = "keeps a cache of the kind LayerCache: Helix cannot roll that back yet"
+OF_ITS_OWN = "keeps a cache of the kind LayerCache: Helix cannot roll that back"
 READ_AGAIN = "reads keys_and_values of its caches, which Helix's pages do not offer yet"
 ONE_LENGTH = "does not take sequences of different lengths in one batch"
 NEEDS_METAL = "cannot run on this device ([metal_kernel] No Metal back-end)"
