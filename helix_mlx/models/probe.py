@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    ChunkedKVCache,
+    KVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 
 from helix_mlx.errors import ModelError
+from helix_mlx.models.families.registry import adapt
 from helix_mlx.models.third_party import one_line
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import TARGET, LayerShape, PagePool
@@ -54,6 +62,7 @@ def probe(model: Any, config: dict[str, Any]) -> Probed:
             raise ModelError(
                 f"{name} turns by the length of the text, which speculation cannot take back; name another model"
             )
+    adapt(model)
     found = _Probes(kind)
     caches = [found.made(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
     try:
@@ -118,7 +127,7 @@ def _kind(config: dict[str, Any]) -> str:
 
 
 def _window(index: int, cache: object, kind: str) -> int | None:
-    if type(cache) is KVCache:
+    if type(cache) in (KVCache, ChunkedKVCache):  # which positions of the chunks a row sees, says the mask
         return None
     if type(cache) is RotatingKVCache and cache.keep == 0:
         return int(cache.max_size)
@@ -153,15 +162,43 @@ class _ProbeCache:
         self.offset = mx.array([3, 5], mx.int32)
         self.shape: LayerShape | None = None
         self.windows: set[int | None] = set()
+        self._held: tuple[mx.array, mx.array] | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         (_, key_heads, _, key_dim), (_, value_heads, _, value_dim) = keys.shape, values.shape
-        self.shape = LayerShape(key_heads, key_dim, value_heads, value_dim, keys.dtype)
+        shape = LayerShape(key_heads, key_dim, value_heads, value_dim, keys.dtype)
+        self.shape = shape if value_dim else _keys_only(shape)
+        self._held = keys, values
         return keys, values
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        assert self._held is not None, "nothing is stored yet"
+        return self._held
+
+    @property
+    def keys(self) -> mx.array:
+        return self.keys_and_values()[0]
+
+    @keys.setter
+    def keys(self, _: mx.array) -> None: ...
+
+    @property
+    def values(self) -> mx.array:
+        return self.keys_and_values()[1]
+
+    @values.setter
+    def values(self, _: mx.array) -> None:
+        """They are nothing that the model reads: DeepSeek's index stores its keys twice, and has only these."""
+        assert self.shape is not None, "nothing is stored yet"
+        self.shape = _keys_only(self.shape)
 
     def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> mx.array | None:  # noqa: N803
         self.windows.add(window_size)
         return mx.ones((2, 1, N, N), mx.bool_) if return_array else None
+
+
+def _keys_only(shape: LayerShape) -> LayerShape:
+    return replace(shape, value_heads=shape.key_heads, value_dim=1, keys_only=True)
 
 
 def check_rows(model: Any, probed: Probed, config: dict[str, Any]) -> None:

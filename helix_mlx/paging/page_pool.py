@@ -21,6 +21,7 @@ class LayerShape:
 
     `window` is the number of positions a row of this layer sees at most; None is all of them. `mask_rank` is
     the rank of the masks its attention takes: 5 where the model groups its query heads on an axis of their own.
+    Of `keys_only` the values are never read; they have one dimension, as MLX ends the process where some scatter none.
     """
 
     key_heads: int
@@ -30,6 +31,7 @@ class LayerShape:
     dtype: mx.Dtype
     window: int | None = None
     mask_rank: int = 4
+    keys_only: bool = False
 
     @property
     def bytes_per_position(self) -> int:

@@ -151,10 +151,11 @@ class PagedKV:
         """
         view = PagedView(self, offset, limit, exact)
         states = [] if self.states is None else self.states.caches(record)
+        shapes = self.pool.layers[self.model]
 
         def made(slot: CacheSlot) -> Any:
             if isinstance(slot, KVSlot):
-                return PagedCache(view, slot.layer)
+                return (KeysCache if shapes[slot.layer].keys_only else PagedCache)(view, slot.layer)
             if isinstance(slot, StateSlot):
                 return states[slot.layer]
             return tuple(made(part) for part in slot.parts)
@@ -307,6 +308,32 @@ class PagedCache:
             return PagedKVRef(stored, library), PagedKVRef(stored, library)
         return view.fetch(pages[0], tail[0]), view.fetch(pages[1], tail[1])
 
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """What `update_and_fetch` has returned, once more, for layers that share a cache: `[B, heads, S, dim]` each."""
+        return self.keys, self.values
+
+    @property
+    def keys(self) -> mx.array:
+        """The keys of all positions, [B, heads, S, dim].
+
+        Some models write them back, only to have them computed with something else. That is Helix's own affair, so what
+        is written is dropped.
+        """
+        kv = self._view.kv
+        return self._view.fetch(kv.pool.keys[kv.model][self._layer], kv.tail.keys[self._layer])
+
+    @keys.setter
+    def keys(self, _: mx.array) -> None: ...
+
+    @property
+    def values(self) -> mx.array:
+        """The values, as `keys`."""
+        kv = self._view.kv
+        return self._view.fetch(kv.pool.values[kv.model][self._layer], kv.tail.values[self._layer])
+
+    @values.setter
+    def values(self, _: mx.array) -> None: ...
+
     def make_mask(
         self,
         N: int,  # noqa: N803
@@ -321,3 +348,13 @@ class PagedCache:
             return None if N == 1 else "causal"
         mask = view.mask(N, window)
         return mask if self._shape.mask_rank == 4 else mx.expand_dims(mask, 1)
+
+
+class KeysCache(PagedCache):
+    """A layer of which the keys alone are read: its values are not stored."""
+
+    def update_and_fetch(
+        self, keys: mx.array, values: mx.array
+    ) -> tuple[mx.array, mx.array] | tuple[PagedKVRef, PagedKVRef]:
+        """As `PagedCache`, with other values, [B, heads, S, 1]."""
+        return super().update_and_fetch(keys, keys[..., :1])
