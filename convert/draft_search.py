@@ -118,8 +118,8 @@ def _judged(
     folder = source_path(draft)
     vocabulary, shared = "unknown", None
     try:
-        fit = compare(tokenizer, Tokenizer.load(folder or _tokenizer_folder(draft, line), None))
-        vocabulary, shared = fit.kind, fit.share_of_draft
+        match = compare(tokenizer, Tokenizer.load(folder or _tokenizer_folder(draft, line), None))
+        vocabulary, shared = match.kind, match.share_of_draft
     except PairError:
         return None
     except ModelError as error:

@@ -189,7 +189,7 @@ class Request:
         _require(named, "template_args", self.template_args, "variables of the chat template by name")
 
     @property
-    def asks_template(self) -> bool:
+    def needs_template(self) -> bool:
         """Whether it sets something that only a chat template can read."""
         return self.thinking is not None or bool(self.template_args)
 

@@ -48,7 +48,7 @@ class Receipt:
     complete: bool = False
 
     def describe(self, engine: Engine) -> None:
-        """Note the pair that runs, and the ladder of costs that its draft lengths go by."""
+        """Note the pair that runs, and the cost table that its draft lengths go by."""
         pair = engine.pair
         self.pair = {
             "name": pair.name,
@@ -58,7 +58,7 @@ class Receipt:
             "draft_bytes": pair.draft.nbytes if pair.draft else None,
             "quantization": pair.target.config.get("quantization"),
             "kernels": pair.kernels.settings(),
-            "ladder": asdict(engine.ladder),
+            "cost_table": asdict(engine.cost_table),
         }
 
     def ask(self, lines: Iterable[Asked]) -> None:

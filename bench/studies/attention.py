@@ -74,8 +74,8 @@ class Case:
         self.kv.tail.write(0, self.kv.tail.places(cache.offset - self.kv.committed[0], keys.shape[2]), keys, values)
         pages = self.kv.pool.keys[TARGET][0], self.kv.pool.values[TARGET][0]
         tail = self.kv.tail.keys[0], self.kv.tail.values[0]
-        address = self.kv.address()
-        return Stored(pages, address.block_table, address.committed, tail, cache.offset)
+        layout = self.kv.layout()
+        return Stored(pages, layout.block_table, layout.committed, tail, cache.offset)
 
     def kernel(self, library: CpuLibrary) -> mx.array:
         """Our kernel."""

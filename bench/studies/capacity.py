@@ -169,12 +169,12 @@ class Replay:
         for job in scheduler.running:
             if job.target_length >= job.length:
                 self._commit(job, job.length - 1)
-        turn = scheduler.admit(self._allocator.pages_free, self._pages_needed)
-        for job in turn.preempt:
+        admission = scheduler.admit(self._allocator.pages_free, self._pages_needed)
+        for job in admission.preempt:
             job.table.truncate(0)
             job.target_length = job.draft_length = 0
             self.preemptions += 1
-        for job in turn.admit:
+        for job in admission.admit:
             found = self._cache.match(job.tokens[: job.length])
             job.table.adopt(found.pages, found.digests)
             job.target_length = job.draft_length = len(found.pages) * size

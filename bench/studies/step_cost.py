@@ -36,7 +36,7 @@ from helix_mlx.config import EngineConfig
 from helix_mlx.engine.execution.cycle import Models
 from helix_mlx.engine.execution.runner import Runner
 from helix_mlx.engine.memory import allocate_pool
-from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_cost_table
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
 from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.kernels.cpu import attention
@@ -133,7 +133,7 @@ class Helix:
         cache = PrefixCache(self._pool.allocator, PAGE, b"", enabled=True)
         models = Models(Filling(pair.target.model, self._pool), pair.target.vocab_size, None, None)
         self._runner = Runner(
-            models, self._pool, cache, Scheduler(limits), AdaptiveDraftPolicy(estimated_ladder(0.0)), lookahead
+            models, self._pool, cache, Scheduler(limits), AdaptiveDraftPolicy(estimated_cost_table(0.0)), lookahead
         )
         for number in range(batch):
             self._runner.add(self._sequence(number, context, most))

@@ -46,7 +46,7 @@ def measure(
 
 @dataclass(frozen=True)
 class Promise:
-    """What drafts of one drafter would gain at a temperature, by a ladder of costs: the best K, 0 where none pays.
+    """What drafts of one drafter would gain at a temperature, by a cost table: the best K, 0 where none pays.
 
     `gains[K]` is how many times plain decoding K drafts are; with n-grams that holds for cycles that find some.
     """
@@ -67,7 +67,7 @@ class Promise:
         )
 
 
-def promises(found: list[AcceptanceCounts], ladder: CostTable) -> list[Promise]:
+def promises(found: list[AcceptanceCounts], cost_table: CostTable) -> list[Promise]:
     """What was kept over all workloads, by what cycles cost."""
     made = []
     for temperature, drafter in dict.fromkeys((each.temperature, each.drafter) for each in found):
@@ -78,7 +78,7 @@ def promises(found: list[AcceptanceCounts], ladder: CostTable) -> list[Promise]:
         )
         chances = (whole.chances or [0.0])[:MAX_DRAFT_TOKENS]
         tokens = expected_tokens(chances + [chances[-1]] * (MAX_DRAFT_TOKENS - len(chances)))
-        costs = [ladder.cycle_s(count, uses_model=drafter == "model") for count in range(MAX_DRAFT_TOKENS + 1)]
+        costs = [cost_table.cycle_s(count, uses_model=drafter == "model") for count in range(MAX_DRAFT_TOKENS + 1)]
         gains = tuple(each * costs[0] / cost for each, cost in zip(tokens, costs, strict=True))
         made.append(Promise(temperature, drafter, max(range(len(gains)), key=lambda count: gains[count]), gains))
     return made

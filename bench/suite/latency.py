@@ -26,7 +26,7 @@ NEVER_BELOW, NEAR_BEST = 0.97, 0.95
 
 
 @dataclass(frozen=True)
-class Plan:
+class LatencyPlan:
     """What is measured.
 
     Args:
@@ -75,7 +75,7 @@ class Record:
         return {**{k: v for k, v in asdict(self).items() if k != "answer"}, **figures, **asdict(answer)}
 
 
-def measure(engine: Engine, arms: dict[str, Arm], plan: Plan, progress: Progress, records: list[Record]) -> None:
+def measure(engine: Engine, arms: dict[str, Arm], plan: LatencyPlan, progress: Progress, records: list[Record]) -> None:
     """Run the plan; `records` grows by every answer, so that what was measured before an interruption is kept."""
     total = len(plan.keys) * plan.repeats * len(arms)
     warm = filled(engine, plan.workloads[0], 0, None)

@@ -54,7 +54,7 @@ class Run:
 def run_latency(run: Run) -> None:
     """One answer at a time, every arm beside the others."""
     scope, quick = run.scope, run.scope.quick
-    plan = latency.Plan(
+    plan = latency.LatencyPlan(
         workloads=scope.workloads or (("code", "edit", "chat") if quick else WORKLOADS),
         temperatures=scope.temperatures or ((0.0,) if quick else TEMPERATURES),
         contexts=scope.contexts or (None,),
@@ -113,7 +113,7 @@ def run_acceptance(run: Run) -> None:
     found = acceptance.measure(run.ours, temperatures, prompts, most, run.progress)
     acceptance.show(found, run.line)
     run.line("")
-    for promise in acceptance.promises(found, run.ours.ladder):
+    for promise in acceptance.promises(found, run.ours.cost_table):
         run.line(promise.told)
     run.receipt.parts["acceptance"] = [each.to_json() for each in found]
     if run.ours.has_draft:
@@ -126,10 +126,10 @@ def run_acceptance(run: Run) -> None:
 
 def run_kernels(run: Run) -> None:
     """What the parts of a cycle cost, and on a CPU what its kernels are worth."""
-    ladder = run.ours.ladder
+    cost_table = run.ours.cost_table
     run.line("\nWhat a cycle costs here (ms): a target pass by its rows, and a step of the draft")
-    costs = [f"{cost * 1e3:.2f}" for cost in ladder.target_s]
-    table(["", *map(str, range(1, len(costs) + 1)), "draft step"], [["", *costs, f"{ladder.draft_s * 1e3:.2f}"]])
+    costs = [f"{cost * 1e3:.2f}" for cost in cost_table.target_s]
+    table(["", *map(str, range(1, len(costs) + 1)), "draft step"], [["", *costs, f"{cost_table.draft_s * 1e3:.2f}"]])
     library = run.ours.pair.kernels.library
     if library is not None:
         run.line("")

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_mlx.convert.builtin.data.corpus import KINDS, Corpus, Kind
+from helix_mlx.convert.builtin.data.corpus import KINDS, Corpus, TextKind
 from helix_mlx.convert.builtin.evaluation import Acceptance, Report
 
-KIND_NAMES: dict[Kind, str] = {
+KIND_NAMES: dict[TextKind, str] = {
     "code": "standard-library code",
     "stdlib": "questions about the standard library",
     "helix": "questions about Helix",

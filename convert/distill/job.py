@@ -15,7 +15,7 @@ import mlx.core as mx
 from helix_mlx import __version__
 from helix_mlx.config import EngineConfig
 from helix_mlx.convert.checkpoint import quantization_of
-from helix_mlx.convert.distill.batching import Lessons
+from helix_mlx.convert.distill.batching import TeachingTexts
 from helix_mlx.convert.distill.numpy_ops import fastest_ops
 from helix_mlx.convert.distill.prompts import Prompts, read_prompts
 from helix_mlx.convert.distill.student import Student
@@ -233,8 +233,8 @@ class _Job:
 
     def _teach(self, texts: list[Text], opinions: list[Opinion]) -> tuple[Trainer, Any]:
         count = len(self.prompts.taught) * self.wanted.samples
-        taught = Lessons(texts[:count], opinions[:count], ROW_TOKENS)
-        held_out = Lessons(texts[count:], opinions[count:], ROW_TOKENS)
+        taught = TeachingTexts(texts[:count], opinions[:count], ROW_TOKENS)
+        held_out = TeachingTexts(texts[count:], opinions[count:], ROW_TOKENS)
         student = Student(self.folders["draft"], self.wanted.how, self.wanted.schedule.seed)
         trainer = Trainer(student, self.wanted.schedule, self.work)
         best = trainer.run(taught, held_out, self.line, lambda *so_far: self.progress("the draft learns", *so_far))

@@ -143,7 +143,7 @@ def measure_pair(terminal: Terminal, name: str, prompts: int, max_tokens: int, *
             found = acceptance.measure(engine, (0.0, 0.7), prompts, max_tokens, bar.update)
         finally:
             bar.wipe()
-        promises = acceptance.promises(found, engine.ladder)
+        promises = acceptance.promises(found, engine.cost_table)
     report = {
         "chip": chip_name(),
         "kept": [each.to_json() for each in found],

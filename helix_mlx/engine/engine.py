@@ -21,12 +21,12 @@ from helix_mlx.engine.memory import MemoryReport, report
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.engine.streaming import read
-from helix_mlx.errors import SettingsError
+from helix_mlx.errors import SettingsError, renamed
 from helix_mlx.kernels.cpu.choice import choose_kernels
 from helix_mlx.kernels.cpu.library import cache_folder
 from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
-from helix_mlx.speculative.calibration import LadderStore
+from helix_mlx.speculative.calibration import CostTableStore
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.registry import DRAFTERS, Drafters, uses_draft_model
 from helix_mlx.types import Cancel, Message, Notice, Progress, Prompt
@@ -44,7 +44,7 @@ def load(
     trust_remote_code: bool = False,
     notice: Notice | None = None,
     progress: Progress | None = None,
-    ladders: Path | None = None,
+    cost_tables: Path | None = None,
 ) -> Engine:
     """An engine on a named pair, or on a target and a draft of one's own choice.
 
@@ -55,7 +55,7 @@ def load(
         trust_remote_code: allow models that bring Python code of their own.
         notice: is told, in a line, what takes a while or is not as it was wished.
         progress: is told how far the measuring of costs is, rounds done and in all.
-        ladders: the folder of measured costs; None takes the user's cache.
+        cost_tables: the folder of measured costs; None takes the user's cache.
 
     Raises:
         HelixError: something named is missing, unreadable, unsafe or does not fit.
@@ -79,7 +79,7 @@ def load(
     loaded.check()
     engine = Engine(loaded, config, notice)
     if config.calibrate and config.draft_tokens is None and config.drafter != "none":
-        engine.calibrate(ladders, notice, progress)
+        engine.calibrate(cost_tables, notice, progress)
     return engine
 
 
@@ -106,7 +106,7 @@ class Engine:
         self._core = EngineCore(pair, config or EngineConfig(), notice, drafters)
         # An engine that is dropped takes its thread along. A collection of garbage may drop it on any thread, and
         # whatever that holds, so that nothing is waited for.
-        self._finalizer = weakref.finalize(self, self._core.worker.stop)
+        self._finalizer = weakref.finalize(self, self._core.thread.stop)
         self._finalizer.atexit = False
         self._at_exit = partial(_close, weakref.ref(self._core))
         atexit.register(self._at_exit)
@@ -146,14 +146,19 @@ class Engine:
         return self._core.has_draft
 
     @property
-    def ladder(self) -> CostTable:
+    def cost_table(self) -> CostTable:
         """What the parts of a cycle cost, as its draft lengths begin with: measured, or an estimate."""
-        return self._core.draft_policy.ladder
+        return self._core.draft_policy.cost_table
 
     @property
     def is_demo(self) -> bool:
         """Whether this is the built-in demonstration pair."""
         return self.pair.is_demo
+
+    if not TYPE_CHECKING:  # a type checker is to find a misspelt name
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed("Engine", name, {"ladder": "cost_table"})
 
     def __enter__(self) -> Engine:
         return self
@@ -170,22 +175,22 @@ class Engine:
         atexit.unregister(self._at_exit)
 
     def calibrate(
-        self, ladders: Path | None = None, notice: Notice | None = None, progress: Progress | None = None
+        self, cost_tables: Path | None = None, notice: Notice | None = None, progress: Progress | None = None
     ) -> CostTable:
         """Measure what a cycle costs on this machine, unless that is known on disk; `load` does it by itself.
 
         It takes a second or two, in which requests wait; those that run are waited for.
 
         Args:
-            ladders: the folder where it is kept; None takes the user's cache.
+            cost_tables: the folder where it is kept; None takes the user's cache.
             notice: is told when it has to be measured.
             progress: is told rounds done and in all.
 
         Raises:
             ClosedError: the engine has been closed.
         """
-        self._core.calibrate(LadderStore(ladders or cache_folder("ladders")), notice, progress)
-        return self.ladder
+        self._core.calibrate(CostTableStore(cost_tables or cache_folder("cost-tables")), notice, progress)
+        return self.cost_table
 
     def memory(self) -> MemoryReport:
         """What the page pool takes and holds, and what it may grow to, as of the last step."""
@@ -308,7 +313,7 @@ class Engine:
 
     def conversation(self) -> Conversation:
         """A conversation, whose turns read only what is new."""
-        self._core.worker.check_open()
+        self._core.thread.check_open()
         return Conversation(self._core, self)
 
     def _complete(self, requests: list[Request]) -> list[Completion]:

@@ -78,7 +78,7 @@ class SharedTokenizer:
         prompt: Any = request.prompt
         if chat or (isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping)):
             return self.encode_rendered(self.render_chat(request))
-        if request.asks_template:
+        if request.needs_template:
             raise SettingsError(
                 "thinking and template-arg are for the chat template, which only messages go through; leave them out"
             )

@@ -126,8 +126,8 @@ def read_model(
         if notice is not None:
             notice(note)
     # Older mlx-lm, the last for Python 3.10, runs such code unasked; `read_config` has refused it by now.
-    asks = "trust_remote_code" in inspect.signature(load_model).parameters
-    allowed: dict[str, Any] = {"trust_remote_code": trust_remote_code} if asks else {}
+    takes_switch = "trust_remote_code" in inspect.signature(load_model).parameters
+    allowed: dict[str, Any] = {"trust_remote_code": trust_remote_code} if takes_switch else {}
     hush()
     cannot = guarded(f"cannot load the weights in {folder}", "fetch the model again")
     with cannot, _seen_by_mlx_lm(folder, weights.files) as seen:

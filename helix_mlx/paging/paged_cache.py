@@ -52,7 +52,7 @@ class PagedKV:
         self.tables = list(tables)
         self.tail = tail
         self.committed = list(committed)
-        self._address: PageLayout | None = None
+        self._layout: PageLayout | None = None
         self._gather_rows: dict[int, GatherRows] = {}
 
     @classmethod
@@ -108,7 +108,7 @@ class PagedKV:
         assert len(self.tables) == 1
         assert len(self.tables[0].pages) >= pages >= self.committed[0] // self.pool.page_size
         self.committed = [pages * self.pool.page_size]
-        self.forget_address()
+        self.forget_layout()
 
     def caches(self, offset: mx.array, limit: int, exact: bool = False) -> list[PagedCache]:
         """One cache object a layer, for one forward pass that writes from position `offset` on.
@@ -121,9 +121,9 @@ class PagedKV:
         view = PagedView(self, offset, limit, exact)
         return [PagedCache(view, layer) for layer in range(len(self.tail.keys))]
 
-    def address(self) -> PageLayout:
+    def layout(self) -> PageLayout:
         """Where the sequences' pages are, as a forward pass wants it; kept until pages come or go."""
-        if self._address is None:
+        if self._layout is None:
             size = self.pool.page_size
             counts = [done // size for done in self.committed]
             width = max(counts) - -self.tail.slots // size
@@ -134,24 +134,24 @@ class PagedKV:
             run = None
             if len(rows) == 1 and self.tables[0].is_run(counts[0]):
                 run = rows[0][0], counts[0]
-            self._address = PageLayout(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
-        return self._address
+            self._layout = PageLayout(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
+        return self._layout
 
     def gather_rows(self, heads: int) -> GatherRows:
         """Where a gather finds the positions of layers with so many heads; kept until pages come or go."""
         if heads not in self._gather_rows:
-            at, size = self.address(), self.pool.page_size
+            at, size = self.layout(), self.pool.page_size
             self._gather_rows[heads] = GatherRows.of(at.block_table, at.committed, self.tail.slots, size, heads)
         return self._gather_rows[heads]
 
     def resize_tail(self, slots: int) -> None:
         """Give the tail so many slots; what a pass knows of the room behind the pages is made anew."""
         self.tail = self.tail.resized(slots)
-        self.forget_address()
+        self.forget_layout()
 
-    def forget_address(self) -> None:
+    def forget_layout(self) -> None:
         """Pages have come or gone."""
-        self._address = None
+        self._layout = None
         self._gather_rows.clear()
 
 
@@ -179,7 +179,7 @@ def commit(kvs: Sequence[PagedKV], lengths: Sequence[Sequence[int]]) -> int:
         kv.pool.write(model, pages, *kv.tail.whole_pages(counts, size))
         kv.tail = kv.tail.shifted([count * size for count in counts])
         kv.committed = [done + count * size for done, count in zip(kv.committed, counts, strict=True)]
-        kv.forget_address()
+        kv.forget_layout()
         written += [kv.pool.keys[model], kv.pool.values[model], kv.tail.keys, kv.tail.values]
     if written:
         mx.async_eval(*written)
@@ -194,7 +194,7 @@ class PagedView:
         self.offset = offset
         self.limit = limit
         self.exact = exact
-        self.address = kv.address()
+        self.layout = kv.layout()
         self.eager = on_cpu()
         self._places: dict[int, mx.array] = {}
         assert limit <= max(kv.committed) + kv.tail.slots, "the rows do not fit the tail"
@@ -204,19 +204,19 @@ class PagedView:
     def keys_held(self) -> int:
         """S, the positions that `fetch` returns."""
         # The table of a run, too, has room for its tail.
-        return min(self.limit, self.address.room)
+        return min(self.limit, self.layout.room)
 
     def places(self, rows: int) -> mx.array:
         """Where `rows` rows a sequence go in the tail, made once a pass."""
         if rows not in self._places:
-            self._places[rows] = self.kv.tail.places(self.offset - self.address.committed, rows)
+            self._places[rows] = self.kv.tail.places(self.offset - self.layout.committed, rows)
         return self._places[rows]
 
     def fetch(self, pages: mx.array, tail: mx.array) -> mx.array:
         """[B, heads, S, dim], position p at index p."""
-        address = self.address
-        if address.run is not None:
-            return gather_run(pages, address.run, tail, self.limit)
+        layout = self.layout
+        if layout.run is not None:
+            return gather_run(pages, layout.run, tail, self.limit)
         return gather(pages, self.kv.gather_rows(pages.shape[1]), tail, self.limit)
 
     def mask(self, rows: int, window: int | None) -> mx.array:
@@ -263,7 +263,7 @@ class PagedCache:
         tail = kv.tail.keys[layer], kv.tail.values[layer]
         library = kv.pool.direct[kv.model]
         if library is not None:
-            stored = Stored(pages, view.address.block_table, view.address.committed, tail, view.offset)
+            stored = Stored(pages, view.layout.block_table, view.layout.committed, tail, view.offset)
             return PagedKVRef(stored, library), PagedKVRef(stored, library)
         return view.fetch(pages[0], tail[0]), view.fetch(pages[1], tail[1])
 

@@ -73,7 +73,7 @@ class Candidate:
     Args:
         drafter: its name.
         acceptance: how many of its drafts are kept.
-        most: the most drafts it has to offer now.
+        most: the most drafts it can propose now.
         cycle_s: the cost of a cycle of K of its drafts.
         catch_up_s: what it costs before, since it has to read first what it missed.
     """
@@ -107,34 +107,34 @@ class DraftLengthController:
             self._in_a_row = (self._in_a_row + 1) % MOST_TRIES if accepted else 0
         self._tried = False
 
-    def choose(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
-        """The best of what is offered, for the next cycle, which is going to run so.
+    def choose(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
+        """The best candidate for the next cycle, which is going to run so.
 
         Args:
-            offers: the drafters that may be asked.
+            candidates: the drafters that may be asked.
             plain_s: the cost of a cycle without drafts.
             remaining: tokens that the answer may still have, at least 1.
         """
-        choice = self.weigh(offers, plain_s, remaining)
-        self.commit_choice(choice, offers, plain_s)
+        choice = self.weigh(candidates, plain_s, remaining)
+        self.commit_choice(choice, candidates, plain_s)
         return choice
 
-    def weigh(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
+    def weigh(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
         """What `choose` would choose; nothing is noted of it."""
         best, best_worth = PLAIN, PARKING * (HYSTERESIS if not self.last.count else 1.0)
         limit = min(remaining - 1, MAX_DRAFT_TOKENS)
-        for offer in offers:
-            tokens = offer.acceptance.tokens()
-            spread = RISK * offer.catch_up_s / min(remaining, HORIZON)
-            for count in range(1, min(offer.most, limit) + 1):
-                gain = tokens[count] * plain_s / (offer.cycle_s(count) + spread * tokens[count])
-                same = count == self.last.count and offer.drafter == self.last.drafter
+        for candidate in candidates:
+            tokens = candidate.acceptance.tokens()
+            spread = RISK * candidate.catch_up_s / min(remaining, HORIZON)
+            for count in range(1, min(candidate.most, limit) + 1):
+                gain = tokens[count] * plain_s / (candidate.cycle_s(count) + spread * tokens[count])
+                same = count == self.last.count and candidate.drafter == self.last.drafter
                 worth = gain * HYSTERESIS if same else gain
                 if worth > best_worth:
-                    best, best_worth = Choice(offer.drafter, count, gain, (tokens[count] - 1) / count), worth
-        return best if best.count else self._probe(offers, plain_s, remaining) or best
+                    best, best_worth = Choice(candidate.drafter, count, gain, (tokens[count] - 1) / count), worth
+        return best if best.count else self._probe(candidates, plain_s, remaining) or best
 
-    def commit_choice(self, choice: Choice, offers: Sequence[Candidate], plain_s: float, cycles: int = 1) -> None:
+    def commit_choice(self, choice: Choice, candidates: Sequence[Candidate], plain_s: float, cycles: int = 1) -> None:
         """The next cycle runs by this choice; `cycles` counts it and those before that ran without asking."""
         self.last = choice
         self._tried = choice.tries
@@ -142,28 +142,32 @@ class DraftLengthController:
             self._fresh -= self._fresh > 0
             self._parked_s = 0.0
             if not self._in_a_row:
-                next(offer for offer in offers if offer.drafter == choice.drafter).acceptance.discount()
+                next(candidate for candidate in candidates if candidate.drafter == choice.drafter).acceptance.discount()
         elif choice.count:
             self._parked_s, self._failed, self._in_a_row = 0.0, 0, 0
         else:
             self._parked_s, self._in_a_row = self._parked_s + plain_s * cycles, 0
 
-    def _probe(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice | None:
+    def _probe(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice | None:
         """One draft, where enough time has passed without any that the try costs little of it."""
-        able = [offer for offer in offers if remaining > 1 and could_pay(offer.most, plain_s, offer.cycle_s)]
+        able = [
+            candidate
+            for candidate in candidates
+            if remaining > 1 and could_pay(candidate.most, plain_s, candidate.cycle_s)
+        ]
         if not able:
             return None
-        offer = max(able, key=lambda offer: offer.acceptance.chances()[0]) if len(able) > 1 else able[0]
-        fresh = self._fresh and offer.catch_up_s <= FRESH_SHARE * remaining * plain_s
+        candidate = max(able, key=lambda candidate: candidate.acceptance.chances()[0]) if len(able) > 1 else able[0]
+        fresh = self._fresh and candidate.catch_up_s <= FRESH_SHARE * remaining * plain_s
         if not (self._in_a_row or fresh):
             parked_s = self._parked_s + plain_s
-            cost = max(0.0, offer.cycle_s(1) - plain_s)
+            cost = max(0.0, candidate.cycle_s(1) - plain_s)
             # What was missed grows with the time that has passed. It has a share of its own, and no failure adds to
             # it: otherwise the next try might never come.
-            missed_s = max(0.0, offer.catch_up_s - parked_s * CATCH_UP_SHARE)
+            missed_s = max(0.0, candidate.catch_up_s - parked_s * CATCH_UP_SHARE)
             if parked_s * PROBE_SHARE < cost * 2**self._failed + missed_s:
                 return None
-        return Choice(offer.drafter, 1, 1.0, offer.acceptance.chances()[0], tries=True)
+        return Choice(candidate.drafter, 1, 1.0, candidate.acceptance.chances()[0], tries=True)
 
 
 def could_pay(most: int, plain_s: float, cycle_s: Callable[[int], float]) -> bool:

@@ -61,7 +61,7 @@ def test_a_pair_is_measured_and_keeps_the_figures(run: Run, made: Path, monkeypa
 def test_a_new_pair_is_measured_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("helix_mlx.bench.suite.acceptance.WORKLOADS", ("chat",))
     monkeypatch.setattr("helix_mlx.engine.engine.choose_kernels", lambda *_: NO_KERNELS)
-    monkeypatch.setattr("helix_mlx.engine.engine.cache_folder", lambda *_: tmp_path / "ladders")
+    monkeypatch.setattr("helix_mlx.engine.engine.cache_folder", lambda *_: tmp_path / "cost_tables")
     target, draft = write_checkpoint(tmp_path / "big"), write_checkpoint(tmp_path / "small", seed=7)
     words = ["--target", str(target), "--draft", str(draft), "--group-size", "32"]
     told = run("convert", *words, "--out", str(tmp_path / "told"))

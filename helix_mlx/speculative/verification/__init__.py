@@ -14,7 +14,7 @@ from helix_mlx.sampling.filters import Filters
 from helix_mlx.speculative.verification import block, coupled, greedy, rejection, token_rule
 from helix_mlx.speculative.verification.types import DraftStep, Rows, Rule, Verdict, one_hot
 
-Kind = TypeVar("Kind", bound=Hashable)
+RowKey = TypeVar("RowKey", bound=Hashable)
 
 RULES = {
     "greedy": Rule(greedy.propose, greedy.verify),
@@ -81,9 +81,9 @@ def draft_token(
     return mx.concatenate(tokens)[place], mx.concatenate(probs)[place]
 
 
-def _groups(kinds: Sequence[Kind]) -> dict[Kind, list[int]]:
+def _groups(kinds: Sequence[RowKey]) -> dict[RowKey, list[int]]:
     """The sequences of each kind, in the order of the batch."""
-    groups: dict[Kind, list[int]] = {}
+    groups: dict[RowKey, list[int]] = {}
     for row, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(row)
     return groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_mlx.engine.scheduling.draft_policy import PLAIN_BASELINE, AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.draft_policy import PLAIN_BASELINE, AdaptiveDraftPolicy, estimated_cost_table
 from helix_mlx.engine.scheduling.draft_state import NO_LIMIT, DraftState
 from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.request import SamplingParams
@@ -45,11 +45,11 @@ def run(drafting: AdaptiveDraftPolicy, sequences: list[Sequence], kept: int, cyc
     counts = []
     for _ in range(cycles):
         drafting.choose(sequences, most)
-        flown = [(s, s.drafting.next_draft_tokens, min(kept, s.drafting.next_draft_tokens)) for s in sequences]
+        outcomes = [(s, s.drafting.next_draft_tokens, min(kept, s.drafting.next_draft_tokens)) for s in sequences]
         drafting.note(
-            flown, any(s.drafting.next_drafter == "model" and s.drafting.next_draft_tokens for s in sequences), None
+            outcomes, any(s.drafting.next_drafter == "model" and s.drafting.next_draft_tokens for s in sequences), None
         )
-        counts.append(max(count for _, count, _ in flown))
+        counts.append(max(count for _, count, _ in outcomes))
     return counts
 
 
@@ -60,11 +60,11 @@ def test_good_drafts_are_asked_for_and_bad_ones_are_not() -> None:
     assert max(run(AdaptiveDraftPolicy(DEAR_ROWS, measured=True), [sequence(PLAIN)], kept=7, cycles=5)) == 0
 
 
-@pytest.mark.parametrize("ladder", [CHEAP_ROWS, USUAL_ROWS, DEAR_ROWS])
-def test_drafts_that_are_never_kept_cost_three_percent_of_an_answer_at_most(ladder: CostTable) -> None:
-    counts = run(AdaptiveDraftPolicy(ladder, measured=True), [sequence(PLAIN)], kept=0, cycles=200)
-    plain_s = ladder.cycle_s(0)
-    assert sum(ladder.cycle_s(count) - plain_s for count in counts) <= 0.03 * 200 * plain_s
+@pytest.mark.parametrize("cost_table", [CHEAP_ROWS, USUAL_ROWS, DEAR_ROWS])
+def test_drafts_that_are_never_kept_cost_three_percent_of_an_answer_at_most(cost_table: CostTable) -> None:
+    counts = run(AdaptiveDraftPolicy(cost_table, measured=True), [sequence(PLAIN)], kept=0, cycles=200)
+    plain_s = cost_table.cycle_s(0)
+    assert sum(cost_table.cycle_s(count) - plain_s for count in counts) <= 0.03 * 200 * plain_s
 
 
 def test_what_repeats_is_looked_up_instead() -> None:
@@ -165,7 +165,7 @@ def test_looking_ahead_decides_nothing() -> None:
 
 
 def test_what_cycles_take_moves_the_choice() -> None:
-    """A ladder that promised cheap rows is overruled by cycles that were not."""
+    """A cost table that promised cheap rows is overruled by cycles that were not."""
     drafting, one = AdaptiveDraftPolicy(CHEAP_ROWS), sequence(PLAIN, drafter="model")
     for _ in range(200):
         drafting.choose([one], 7)
@@ -198,6 +198,6 @@ def test_the_choice_is_told() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
 def test_an_estimate_begins_where_nothing_was_measured(share: float) -> None:
-    ladder = estimated_ladder(share)
-    assert ladder.draft_s == share
-    assert list(ladder.target_s) == sorted(ladder.target_s)
+    cost_table = estimated_cost_table(share)
+    assert cost_table.draft_s == share
+    assert list(cost_table.target_s) == sorted(cost_table.target_s)

@@ -130,7 +130,7 @@ class Simulation:
         self.steps += 1
         while self.asks and self.asks[0].step <= self.steps:
             self.arrive(self.asks.pop(0))
-        preempted = self.turn()
+        preempted = self.admission()
         plan = self.scheduler.plan()
         self.check(plan)
         for job, count in plan.prefill:
@@ -184,7 +184,7 @@ class Simulation:
             pages_most=-(-(ask.prompt + ask.answer) // self.limits.page_size),
         )
 
-    def turn(self) -> bool:
+    def admission(self) -> bool:
         """Preempt and admit, and see that it was those whose turn it was; returns whether anybody had to go."""
         scheduler = self.scheduler
         first = min(scheduler.running, key=lambda job: job.order, default=None)
@@ -193,25 +193,25 @@ class Simulation:
         wanted = scheduler.pages_wanted(self.pages_needed, lambda job: len(job.copies))
         if more := pages_to_add(pages, most, self.allocator.pages_free, wanted):
             self.allocator.grow(more)
-        turn = scheduler.admit(self.allocator.pages_free, self.pages_needed, self.pages_returned)
-        self.turns.append(([job.arrival for job in turn.preempt], [job.arrival for job in turn.admit]))
-        assert not (turn.preempt and turn.admit)
-        assert first not in turn.preempt
-        for job in turn.preempt:
+        admission = scheduler.admit(self.allocator.pages_free, self.pages_needed, self.pages_returned)
+        self.turns.append(([job.arrival for job in admission.preempt], [job.arrival for job in admission.admit]))
+        assert not (admission.preempt and admission.admit)
+        assert first not in admission.preempt
+        for job in admission.preempt:
             assert all(job.order > other.order for other in scheduler.running)
             job.release()
             job.preemptions += 1
-        self.preemptions += len(turn.preempt)
-        assert turn.admit == before[: len(turn.admit)]
+        self.preemptions += len(admission.preempt)
+        assert admission.admit == before[: len(admission.admit)]
         assert scheduler.waiting == sorted(scheduler.waiting, key=lambda job: job.order)
         assert scheduler.running or not scheduler.waiting
         assert len(scheduler.running) <= self.limits.max_sequences
-        for job in turn.admit:
+        for job in admission.admit:
             found = self.cache.match(job.tokens[: job.length])
             job.table.adopt(found.pages, found.digests)
             job.target_length = len(found.pages) * self.limits.page_size
-        self.begun += [job for job in turn.admit if not job.preemptions]
-        return bool(turn.preempt)
+        self.begun += [job for job in admission.admit if not job.preemptions]
+        return bool(admission.preempt)
 
     def pages_needed(self, job: Counted) -> int:
         found = self.cache.match(job.tokens[: job.length]).pages
