@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.thinking import ThinkMarks
+from helix_mlx.types import Message, Prompt
 
 FinishReason = Literal["stop", "length", "cancelled"]
 VERIFICATIONS = ("greedy", "token", "block", "coupled")
@@ -139,7 +140,7 @@ class Request:
         SettingsError: a value is out of range.
     """
 
-    prompt: str | Sequence[int] | Sequence[Mapping[str, str]]
+    prompt: Prompt | Sequence[Message]
     params: SamplingParams | None = None
     draft_tokens: int | None = None
     drafter: str | None = None
@@ -332,7 +333,7 @@ class Chunk:
     stats: Stats | None = None
     index: int = 0
     reasoning: bool = False
-    message: Mapping[str, str] | None = None
+    message: Message | None = None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import click
+
+from helix_mlx.types import Notice
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Asked:
 
 def show_limits(
     found: Iterable[Asked],
-    line: Callable[[str], None] = click.echo,
+    line: Notice = click.echo,
     words: tuple[str, str] = ("NOT MET", "met    "),
 ) -> bool:
     """Print each limit beside what was measured.

@@ -8,7 +8,7 @@ temperature 0 the texts differ.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,8 @@ from helix_mlx.engine.engine import Engine
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import expected_tokens
 from helix_mlx.speculative.cost_model import CostTable
+from helix_mlx.types import Notice, Progress
 
-Progress = Callable[[int, int], None]
 BESIDE_TEMPERATURES, BESIDE_DRAFTS = (0.0, 0.8, 1.0), 4
 """Of the comparison with mlx-lm's speculation."""
 
@@ -84,7 +84,7 @@ def promises(found: list[AcceptanceCounts], cost_table: CostTable) -> list[Promi
     return made
 
 
-def show(found: list[AcceptanceCounts], line: Callable[[str], None]) -> None:
+def show(found: list[AcceptanceCounts], line: Notice) -> None:
     """Print the chance of each draft, where those before it were kept."""
     line("\nThe chance that a draft is kept, where those before it were, by position")
     heads = ["", *(str(position) for position in range(1, MAX_DRAFT_TOKENS + 1)), "tokens a cycle"]
@@ -164,7 +164,7 @@ def beside_mlx_lm(
     return found
 
 
-def show_beside(found: Sequence[Beside], line: Callable[[str], None]) -> None:
+def show_beside(found: Sequence[Beside], line: Notice) -> None:
     """Print what was kept, and the first token, of both sides at each temperature."""
     line(f"\nDrafts kept for each one proposed, {BESIDE_DRAFTS} a cycle, and the median first token")
     rows = []

@@ -17,8 +17,8 @@ from helix_mlx.bench.fixtures.prompts import filled
 from helix_mlx.bench.output.tables import Asked, Spread, table
 from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS
 from helix_mlx.engine.engine import Engine
+from helix_mlx.types import Notice, Progress
 
-Progress = Callable[[int, int], None]
 Key = tuple[str, float, int | None]
 """A workload, a temperature, and a context or None for the prompt's own."""
 NEVER_BELOW, NEAR_BEST = 0.97, 0.95
@@ -145,7 +145,7 @@ class Found:
         return found
 
 
-def show(found: Found, line: Callable[[str], None]) -> None:
+def show(found: Found, line: Notice) -> None:
     """Print tokens a second by workload, then what an arm does over all of them."""
     for temperature, context in dict.fromkeys((t, c) for _, t, c in found.keys):
         keys = [key for key in found.keys if key[1:] == (temperature, context)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,12 +19,12 @@ from helix_mlx.bench.studies.capacity import (
     pages_at_once,
 )
 from helix_mlx.engine.engine import Engine
+from helix_mlx.types import Notice, Progress
 
-Progress = Callable[[int, int], None]
 SIGMA, PAGE_SIZE = 0.7, 16
 
 
-def measure(engine: Engine, quick: bool, progress: Progress, line: Callable[[str], None]) -> tuple[Any, list[Asked]]:
+def measure(engine: Engine, quick: bool, progress: Progress, line: Notice) -> tuple[Any, list[Asked]]:
     """Print both; returns the figures and what was asked for."""
     reservations = 16 if quick else 64
     steps, warm_up = (600, 300) if quick else (2400, 1000)

@@ -11,9 +11,7 @@ from helix_mlx.bench.output.tables import table
 from helix_mlx.bench.suite import acceptance, arms, exactness, kernels, latency, memory, throughput
 from helix_mlx.engine.engine import Engine
 from helix_mlx.models.pair import Pair
-
-Line = Callable[[str], None]
-Progress = Callable[[int, int], None]
+from helix_mlx.types import Notice, Progress
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Run:
     theirs: Pair
     scope: Scope
     receipt: Receipt
-    line: Line
+    line: Notice
     progress: Progress
 
 

@@ -20,6 +20,7 @@ from helix_mlx.cli.session.repl import UNANSWERED
 from helix_mlx.cli.session.status import status_line
 from helix_mlx.errors import PromptError
 from helix_mlx.request import Chunk, Completion, SamplingParams
+from helix_mlx.types import Message
 
 if TYPE_CHECKING:
     from helix_mlx.engine.engine import Engine
@@ -78,7 +79,7 @@ def read_prompt(argument: str | None) -> str:
     return text
 
 
-def _messages(text: str, options: Options) -> list[dict[str, str]]:
+def _messages(text: str, options: Options) -> list[Message]:
     system = [{"role": "system", "content": checked_text(options["system"])}] if options["system"] else []
     return [*system, {"role": "user", "content": text}]
 

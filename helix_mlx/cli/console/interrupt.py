@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from helix_mlx.types import Cancel
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C has ended, as shells have it."""
 
 
 @contextmanager
-def ctrl_c_as_flag() -> Iterator[Callable[[], bool]]:
+def ctrl_c_as_flag() -> Iterator[Cancel]:
     """While the body runs, Ctrl-C only notes that it was pressed.
 
     Yields:

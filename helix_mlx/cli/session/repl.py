@@ -15,6 +15,7 @@ from helix_mlx.cli.session.painter import Painter
 from helix_mlx.cli.session.status import status_line
 from helix_mlx.errors import HelixError, MemoryBudgetError, PromptError, SettingsError
 from helix_mlx.request import Chunk, SamplingParams, Settings, Stats
+from helix_mlx.types import Cancel, Message, Progress
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from helix_mlx.config import EngineConfig
     from helix_mlx.engine.memory import MemoryReport
 
-Message = dict[str, str]
 UNANSWERED = "There is no answer behind the reasoning; raise --max-tokens, or try --thinking off."
 
 
@@ -34,8 +34,8 @@ class Talk(Protocol):
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
-        cancel: Callable[[], bool] | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        cancel: Cancel | None = None,
+        progress: Progress | None = None,
         **settings: Unpack[Settings],
     ) -> Iterator[Chunk]:
         """Answer the conversation so far."""

@@ -12,6 +12,7 @@ from helix_mlx import __version__
 from helix_mlx.cli.console.text import checked_text
 from helix_mlx.errors import HelixError, SettingsError
 from helix_mlx.request import SamplingParams, check_draft_tokens
+from helix_mlx.types import Message
 
 _ROLES = ("system", "user", "assistant")
 _WORDS = ("role", "content", "reasoning_content")
@@ -31,7 +32,7 @@ class SavedChat:
     """
 
     pair: str
-    messages: Sequence[dict[str, str]]
+    messages: Sequence[Message]
     params: SamplingParams
     draft_tokens: int | None
     thinking: bool | None
@@ -85,7 +86,7 @@ def _parsed(data: Any) -> SavedChat:
     return SavedChat(checked_text(pair), read, params, check_draft_tokens(draft_tokens), thinking, template_args)
 
 
-def _message(data: Any, first: bool) -> dict[str, str]:
+def _message(data: Any, first: bool) -> Message:
     message = {word: checked_text(data[word]) for word in _WORDS if word != "reasoning_content" or word in data}
     if message["role"] not in _ROLES or (message["role"] == "system" and not first):
         raise LookupError(message["role"])

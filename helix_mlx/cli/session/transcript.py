@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from helix_mlx.errors import SettingsError
 from helix_mlx.files import write_beside
+from helix_mlx.types import Message
 
 _TITLES = {"system": "System", "user": "You"}
 
@@ -34,13 +35,13 @@ def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
         raise SettingsError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 
 
-def render_markdown(name: str, messages: Sequence[dict[str, str]]) -> str:
+def render_markdown(name: str, messages: Sequence[Message]) -> str:
     """A conversation in Markdown: a heading a message."""
     parts = [f"## {_TITLES.get(message['role'], name)}\n\n{_markdown(message)}\n" for message in messages]
     return "\n".join([f"# A chat with {name}\n", *parts])
 
 
-def _markdown(message: Mapping[str, str]) -> str:
+def _markdown(message: Message) -> str:
     """A message's text, its reasoning folded away before it."""
     content, reasoning = message["content"].strip(), message.get("reasoning_content", "").strip()
     if not reasoning:
