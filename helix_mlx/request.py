@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.thinking import ThinkMarks
-from helix_mlx.types import Message, Prompt
+from helix_mlx.types import Cancel, Message, Progress, Prompt
 
 FinishReason = Literal["stop", "length", "cancelled"]
 VERIFICATIONS = ("greedy", "token", "block", "coupled")
@@ -216,6 +216,18 @@ class Settings(TypedDict, total=False):
     priority: int
     thinking: bool | None
     template_args: Mapping[str, Any] | None
+
+
+class StreamSettings(Settings, total=False):
+    """The same for an answer that is read piece by piece.
+
+    `cancel` is asked while it is waited for, some twenty times a second and before every chunk; True ends the answer
+    with finish reason "cancelled". `progress` is told of prefilled tokens, done and in all. Both are called in the
+    thread that reads.
+    """
+
+    cancel: Cancel | None
+    progress: Progress | None
 
 
 def check_draft_tokens(draft_tokens: int | None) -> int | None:

@@ -27,6 +27,7 @@ from helix_mlx.convert.source import check_room
 from helix_mlx.engine.acceptance_counts import count_acceptance
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.errors import ModelError, PairError, SettingsError
+from helix_mlx.files import write_beside
 from helix_mlx.kernels.cpu.choice import choose_kernels
 from helix_mlx.models.loader import fetch
 from helix_mlx.models.manifest import NAME as MANIFEST
@@ -138,7 +139,7 @@ def _begin(work: Path, wanted: Wanted, prompts: Prompts, folders: dict[str, Path
     work.mkdir(parents=True)
     draft_bytes = sum(file.stat().st_size for file in folders["draft"].iterdir())
     check_room(work, 40 * draft_bytes, "teaching the draft")  # weights, best weights and Adam's moments in float32
-    note.write_text(text, encoding="utf-8")
+    write_beside(note, text.encode())
 
 
 @dataclass
@@ -186,7 +187,7 @@ class _Job:
             )  # fmt: skip
         if not before.exists():
             kept = self._measured(self.folders["draft"], "measuring the draft as it is")
-            before.write_text(json.dumps(kept), encoding="utf-8")
+            write_beside(before, json.dumps(kept).encode())
         measured = json.loads(before.read_text(encoding="utf-8"))
         told = ", ".join(f"{each['acceptance']:.3f} at temperature {each['temperature']:g}" for each in measured)
         self.line(f"{len(texts)} texts of the target; the draft as it is keeps {told}")

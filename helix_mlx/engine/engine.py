@@ -25,11 +25,11 @@ from helix_mlx.errors import SettingsError, renamed
 from helix_mlx.kernels.cpu.choice import choose_kernels
 from helix_mlx.kernels.cpu.library import cache_folder
 from helix_mlx.models.pair import Pair, load_pair
-from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
+from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings, StreamSettings
 from helix_mlx.speculative.calibration import CostTableStore
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.registry import DRAFTERS, Drafters, uses_draft_model
-from helix_mlx.types import Cancel, Message, Notice, Progress, Prompt
+from helix_mlx.types import Message, Notice, Progress, Prompt
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -270,23 +270,21 @@ class Engine:
         self,
         prompt: Prompt,
         params: SamplingParams | None = None,
-        *,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[StreamSettings],
     ) -> Generator[Chunk]:
         """Complete a raw text piece by piece.
 
         Args:
             prompt, params, settings: as in `generate`.
-            cancel: asked while it is waited for, some twenty times a second and before every chunk; True ends the
-                answer with finish reason "cancelled".
-            progress: told of prefilled tokens, done and in all. Both are called in the thread that reads.
+            cancel: a setting, too: a function that is asked while the answer is waited for, some twenty times a second
+                and before every chunk; True ends the answer with finish reason "cancelled".
+            progress: a setting, too: a function that is told of prefilled tokens, done and in all. Both are called in
+                the thread that reads.
 
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
         """
-        return self._stream(self._request(prompt, params, settings), cancel, progress)
+        return self._stream(prompt, params, settings)
 
     def chat(
         self, messages: Seq[Message], params: SamplingParams | None = None, **settings: Unpack[Settings]
@@ -303,13 +301,10 @@ class Engine:
         self,
         messages: Seq[Message],
         params: SamplingParams | None = None,
-        *,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[StreamSettings],
     ) -> Generator[Chunk]:
         """Answer a conversation piece by piece: the messages and settings of `chat`, read as in `stream`."""
-        return self._stream(self._request(messages, params, settings, chat=True), cancel, progress)
+        return self._stream(messages, params, settings, chat=True)
 
     def conversation(self) -> Conversation:
         """A conversation, whose turns read only what is new."""
@@ -327,7 +322,9 @@ class Engine:
             for handle in handles:
                 handle.wait()
 
-    def _stream(self, request: Request, cancel: Cancel | None, progress: Progress | None) -> Generator[Chunk]:
+    def _stream(self, prompt: Any, params: Any, settings: StreamSettings, chat: bool = False) -> Generator[Chunk]:
+        cancel, progress = settings.pop("cancel", None), settings.pop("progress", None)
+        request = self._request(prompt, params, settings, chat)
         # What can be refused is refused now; the work begins when the first chunk is asked for.
         (sequence,) = self._sequences(request)
         return read(self._core, sequence, cancel, progress, self)

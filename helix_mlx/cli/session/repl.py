@@ -14,8 +14,8 @@ from helix_mlx.cli.console.text import checked_text
 from helix_mlx.cli.session.painter import Painter
 from helix_mlx.cli.session.status import status_line
 from helix_mlx.errors import HelixError, MemoryBudgetError, PromptError, SettingsError
-from helix_mlx.request import Chunk, SamplingParams, Settings, Stats
-from helix_mlx.types import Cancel, Message, Progress
+from helix_mlx.request import Chunk, SamplingParams, Stats, StreamSettings
+from helix_mlx.types import Message
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,10 +33,7 @@ class Talk(Protocol):
         self,
         messages: Sequence[Message],
         params: SamplingParams | None = None,
-        *,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[StreamSettings],
     ) -> Iterator[Chunk]:
         """Answer the conversation so far."""
         ...
