@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.memory import MemoryReport
 from helix_mlx.errors import PromptError
-from helix_mlx.request import Chunk, Completion, FinishReason, SamplingParams, Stats, StreamSettings
+from helix_mlx.request import Chunk, Completion, FinishReason, SamplingParams, Settings, Stats, StreamSettings
 from helix_mlx.thinking import ThinkMarks
 from helix_mlx.types import Cancel, Message
 
