@@ -156,28 +156,28 @@ def fixed_seconds(player: Player, way: str) -> float:
     return player.seconds
 
 
-def auto_seconds(player: Player, drafting: AdaptiveDraftPolicy) -> float:
+def auto_seconds(player: Player, policy: AdaptiveDraftPolicy) -> float:
     """An answer with the draft lengths that an engine would choose, which remembers those before it."""
     sequence = player.sequence
     while player.going:
-        drafting.choose([sequence], MAX_DRAFT_TOKENS)
+        policy.choose([sequence], MAX_DRAFT_TOKENS)
         count = sequence.drafting.next_draft_tokens
         kept, seconds = player.cycle()
-        drafting.note([(sequence, count, kept)], sequence.drafting.uses_model and count > 0, seconds)
+        policy.note([(sequence, count, kept)], sequence.drafting.uses_model and count > 0, seconds)
     return player.seconds
 
 
 def play(recording: Seq[Recorded], cost_table: CostTable, seed: int) -> list[dict[str, float]]:
     """Seconds of every way for each answer, in their order."""
     chance = random.Random(seed)
-    drafting = AdaptiveDraftPolicy(cost_table, measured=True)
+    policy = AdaptiveDraftPolicy(cost_table, measured=True)
 
     def player(recorded: Recorded) -> Player:
         return Player(recorded, cost_table, lambda: chance.lognormvariate(0.0, NOISE))
 
     ways = [PLAIN, *map(str, range(1, MAX_DRAFT_TOKENS + 1)), NGRAM]
     return [
-        {AUTO: auto_seconds(player(each), drafting), **{way: fixed_seconds(player(each), way) for way in ways}}
+        {AUTO: auto_seconds(player(each), policy), **{way: fixed_seconds(player(each), way) for way in ways}}
         for each in recording
     ]
 

@@ -60,7 +60,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SampledAnswer:
     """An answer of the sample: what was asked, and its tokens."""
 
     prompt: list[int]
@@ -85,7 +85,7 @@ class Outcome:
     finished: int = 0
     cancelled: int = 0
     errors: list[str] = field(default_factory=list)
-    sample: list[Kept] = field(default_factory=list)
+    sample: list[SampledAnswer] = field(default_factory=list)
     eligible: int = 0
     memory: list[Moment] = field(default_factory=list)
 
@@ -242,9 +242,9 @@ class Soak:
                 continue
             if params.seed is not None:
                 params = replace(params, seed=(params.seed + index) % 2**64)
-            self._keep(Kept(running.prompt, params, completion.tokens))
+            self._sample(SampledAnswer(running.prompt, params, completion.tokens))
 
-    def _keep(self, kept: Kept) -> None:
+    def _sample(self, kept: SampledAnswer) -> None:
         """A sample in which every answer has the same chance to be."""
         self.outcome.eligible += 1
         if len(self.outcome.sample) < SAMPLE:
@@ -289,7 +289,7 @@ def close_in_the_midst(engine: Engine) -> tuple[float, int]:
     return took, untold
 
 
-def differing(pair: Pair, sample: list[Kept]) -> int:
+def differing(pair: Pair, sample: list[SampledAnswer]) -> int:
     """How many answers are not what the same request gets alone."""
     found = 0
     with Engine(pair, EngineConfig(max_context=CONTEXT, prefix_cache=False, drafter="none")) as engine:

@@ -37,7 +37,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of a file: `taught` are for the lessons, `held_out` are never learnt from."""
+    """The prompts of a file: `taught` are learnt from, `held_out` are never learnt from."""
 
     taught: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]

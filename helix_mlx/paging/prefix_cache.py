@@ -39,7 +39,7 @@ class PrefixCache:
         self._enabled = enabled
         self._pages: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
-        allocator.on_evict = self._forget
+        allocator.on_evict = self._uncache
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -83,11 +83,11 @@ class PrefixCache:
     def clear(self) -> None:
         """Know nothing any more."""
         for page in list(self._digests):
-            self._forget(page)
+            self._uncache(page)
             self._allocator.uncache(page)
 
     def _chained(self, parent: bytes, tokens: Sequence[int]) -> bytes:
         return blake2b(parent + struct.pack(f"<{len(tokens)}I", *tokens), digest_size=32).digest()
 
-    def _forget(self, page: int) -> None:
+    def _uncache(self, page: int) -> None:
         del self._pages[self._digests.pop(page)]

@@ -81,7 +81,7 @@ class Runner:
         self._steady = False
 
     def step(self) -> list[Event]:
-        """Do what is due: read a chunk of prompts, and run a cycle of all answers.
+        """One step: read a chunk of prompts, and run a cycle of all answers.
 
         Returns:
             What came out of it, for each answer.

@@ -76,7 +76,7 @@ def run_table(number: int) -> None:
         sequence.arrival = arrival
     scheduler: Scheduler[Sequence] = Scheduler(Limits(16, 10**9, len(sequences), 10**6, max_rows))
     scheduler.running = list(sequences)
-    drafting = AdaptiveDraftPolicy(table, measured=chance.random() < 0.8)
+    policy = AdaptiveDraftPolicy(table, measured=chance.random() < 0.8)
     true = table if chance.random() < 0.5 else random_table(chance)
     kept_share, noise = chance.choice((0.0, 0.0, 0.5, 1.0, 1.0)), chance.choice((0.0, 0.05, 1.0))
     for _ in range(6):
@@ -85,7 +85,7 @@ def run_table(number: int) -> None:
             break
         scheduler.running = list(decoding)
         most = scheduler.most_drafts(len(decoding))
-        drafting.choose(decoding, most)
+        policy.choose(decoding, most)
         outcomes = []
         for sequence, count in scheduler.plan().decode:
             open_ = sequence.drafting.is_adaptive
@@ -95,14 +95,10 @@ def run_table(number: int) -> None:
             kept = sum(1 for _ in range(count) if chance.random() < kept_share)
             outcomes.append((sequence, count, kept))
         widest = max(count for _, count, _ in outcomes)
-        if (
-            widest
-            and all(s.drafting.is_adaptive for s in decoding)
-            and drafting._costs_of(decoding).cost_table is table
-        ):
+        if widest and all(s.drafting.is_adaptive for s in decoding) and policy._costs_of(decoding).cost_table is table:
             assert len(decoding) > 1 or could_pay(most, table.cycle_s(0), lambda k: table.cycle_s(k, False)) or noise
         seconds = true.for_batch(len(decoding)).cycle_s(widest) * chance.lognormvariate(0.0, noise)
-        drafting.note(
+        policy.note(
             outcomes,
             any(s.drafting.next_drafter == "model" and k for s, k, _ in outcomes),
             chance.choice((None, seconds)),
@@ -111,7 +107,7 @@ def run_table(number: int) -> None:
             sequence.tokens += [chance.randrange(5) for _ in range(min(kept + 1, sequence.remaining))]
             sequence.kv.target_length = sequence.length
         if all(s.remaining > 0 for s in decoding):
-            drafting.wants_drafts(decoding, most)
+            policy.wants_drafts(decoding, most)
 
 
 def run_tables(numbers: range) -> None:
