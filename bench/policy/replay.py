@@ -26,7 +26,8 @@ from helix_mlx.bench.fixtures.answers import Ask
 from helix_mlx.bench.fixtures.loading import open_engine
 from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, filled
 from helix_mlx.bench.output.command import Measured, measurement
-from helix_mlx.bench.output.options import ChosenPair, pair_options
+from helix_mlx.bench.output.options import NEW_FILE, ChosenPair, in_a_folder, pair_options
+from helix_mlx.bench.output.receipt import ReceiptError, write_output
 from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.bench.policy.simulation import NOISE, ladders
 from helix_mlx.bench.suite.arms import NGRAM_LENGTH, helix_arm
@@ -217,6 +218,21 @@ def recording_of(engine: Engine, repeats: int, max_tokens: int) -> list[Recorded
     return [each for each in recording if len(each.text) > 1]
 
 
+def read_recording(file: Path) -> tuple[list[Recorded], CostTable]:
+    """What `--write` kept: the answers, and the ladder of the machine that gave them.
+
+    Raises:
+        ReceiptError: it is no such file.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        costs = data["ladder"]
+        ladder = CostTable(tuple(costs["target_s"]), costs["draft_s"], costs["draft_read_s"])
+        return [Recorded(**each) for each in data["recording"]], ladder
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ReceiptError(f"cannot read {file}; name a recording, as `bench replay --write FILE` keeps it") from error
+
+
 def show(found: list[Found]) -> list[Asked]:
     """Print the table; returns what was asked for."""
     table(
@@ -245,27 +261,30 @@ def show(found: list[Found]) -> list[Asked]:
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
 @click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times that it is played.")
 @click.option("--ladder", "ladder_name", help="A Mac's, from ladders.toml, in the place of this machine's.")
-@click.option("--draft-cost", default=0.1, show_default=True, help="With --ladder: a draft step, in target passes.")
-@click.option("--write", "written", type=click.Path(path_type=Path), help="Keep the recording.")
-@click.option("--read", "read", type=click.Path(path_type=Path, exists=True), help="Play one that was kept.")
+@click.option(
+    "--draft-cost",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="With --ladder: a draft step, in target passes.",
+)
+@click.option("--write", "written", type=NEW_FILE, callback=in_a_folder, help="Keep the recording.")
+@click.option("--read", "read", type=click.Path(path_type=Path, dir_okay=False), help="Play one that was kept.")
 def main(chosen: ChosenPair, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
     """Real drafts in modelled time: auto beside plain decoding and every fixed draft length."""
     read, ladder_name = options["read"], options["ladder_name"]
     known = ladders(options["draft_cost"])
     if ladder_name is not None and ladder_name not in known:
         raise click.BadParameter(f"{ladder_name}: one of {', '.join(known)}", param_hint="--ladder")
-    data = json.loads(read.read_text()) if read else None
-    if data is None:
+    if read is None:
         with open_engine(chosen, EngineConfig(), click.echo) as engine:
             recording = recording_of(engine, repeats, max_tokens)
             ladder = engine.ladder
     else:
-        recording = [Recorded(**each) for each in data["recording"]]
-        costs = data["ladder"]
-        ladder = CostTable(tuple(costs["target_s"]), costs["draft_s"], costs["draft_read_s"])
+        recording, ladder = read_recording(read)
     if options["written"]:
         kept = {"ladder": asdict(ladder), "recording": [asdict(each) for each in recording]}
-        options["written"].write_text(json.dumps(kept))
+        write_output(options["written"], json.dumps(kept).encode())
     ladder = known[ladder_name] if ladder_name else ladder
     click.echo(
         f"Drafts of {len(recording)} answers, in the time of {ladder_name or 'the ladder measured here'}: a model."

@@ -145,6 +145,15 @@ def test_ctrl_c_keeps_what_was_measured(
         (["latency", "--plot", "nowhere/x.png"], "no folder nowhere"),
         (["simulation", "--out", "nowhere/x.json"], "no folder nowhere"),
         (["pool-size", "--pair", "tiny", "--target", "x"], "exclude each other"),
+        (["pool-size", "--pages", "0"], "not in the range"),
+        (["attention", "--context", "8", "--rows", "8"], "less than --context, 8"),
+        (["attention", "--repeats", "0"], "not in the range"),
+        (["simulation", "--tokens", "0"], "not in the range"),
+        (["conversion", "--repeats", "0"], "not in the range"),
+        (["distillation", "--teach", "none"], "'auto', 'full', 'lora'"),
+        (["replay", "--write", "nowhere/x.json"], "no folder nowhere"),
+        (["replay", "--read", __file__], "name a recording"),
+        (["replay", "--ladder", "abacus"], "m4-pro"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
