@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,8 @@ OUTPUT_OPTIONS: tuple[Decorator, ...] = (
     click.option("--out", type=NEW_FILE, callback=in_a_folder, metavar="FILE", help="Write a receipt."),
     click.option("--check", is_flag=True, help="Show Helix's own limits; exit code 1 where one is not met."),
 )
+NOT_MET = 1
+"""Exit code of `--check` where a limit is not met."""
 FILE_AFTER_JSON = "--json takes no file any more; --out FILE writes the receipt"
 
 
@@ -94,6 +98,11 @@ def pair_options(run: Callable[..., Any]) -> Callable[..., Any]:
 
     functools.update_wrapper(command, run)  # its own options and its docstring
     return add_options(PAIR_OPTIONS)(command)
+
+
+def tables_aside(as_json: bool) -> AbstractContextManager[Any]:
+    """While it lasts, tables go to standard error where standard output is to have nothing but JSON."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 class FlagCommand(click.Command):

@@ -26,7 +26,8 @@ from helix_mlx.bench.fixtures.answers import Ask
 from helix_mlx.bench.fixtures.loading import open_engine
 from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, filled
 from helix_mlx.bench.output.command import Measured, measurement
-from helix_mlx.bench.output.options import ChosenPair, pair_options
+from helix_mlx.bench.output.options import NEW_FILE, ChosenPair, in_a_folder, pair_options
+from helix_mlx.bench.output.receipt import ReceiptError, write_output
 from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.bench.policy.simulation import NOISE, cost_tables
 from helix_mlx.bench.suite.arms import NGRAM_LENGTH, helix_arm
@@ -215,6 +216,21 @@ def recording_of(engine: Engine, repeats: int, max_tokens: int) -> list[Recorded
     return [each for each in recording if len(each.text) > 1]
 
 
+def read_recording(file: Path) -> tuple[list[Recorded], CostTable]:
+    """What `--write` kept: the answers, and the cost table of the machine that gave them.
+
+    Raises:
+        ReceiptError: it is no such file.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        costs = data["cost_table"]
+        cost_table = CostTable(tuple(costs["target_s"]), costs["draft_s"], costs["draft_read_s"])
+        return [Recorded(**each) for each in data["recording"]], cost_table
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ReceiptError(f"cannot read {file}; name a recording, as `bench replay --write FILE` keeps it") from error
+
+
 def show(found: list[Found]) -> list[Asked]:
     """Print the table; returns what was asked for."""
     table(
@@ -243,27 +259,30 @@ def show(found: list[Found]) -> list[Asked]:
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
 @click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times that it is played.")
 @click.option("--cost-table", "table_name", help="A Mac's, from cost_tables.toml, in the place of this machine's.")
-@click.option("--draft-cost", default=0.1, show_default=True, help="With --cost-table: a draft step, in target passes.")
-@click.option("--write", "written", type=click.Path(path_type=Path), help="Keep the recording.")
-@click.option("--read", "read", type=click.Path(path_type=Path, exists=True), help="Play one that was kept.")
+@click.option(
+    "--draft-cost",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="With --cost-table: a draft step, in target passes.",
+)
+@click.option("--write", "written", type=NEW_FILE, callback=in_a_folder, help="Keep the recording.")
+@click.option("--read", "read", type=click.Path(path_type=Path, dir_okay=False), help="Play one that was kept.")
 def main(chosen: ChosenPair, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
     """Real drafts in modelled time: auto beside plain decoding and every fixed draft length."""
     read, table_name = options["read"], options["table_name"]
     known = cost_tables(options["draft_cost"])
     if table_name is not None and table_name not in known:
         raise click.BadParameter(f"{table_name}: one of {', '.join(known)}", param_hint="--cost-table")
-    data = json.loads(read.read_text()) if read else None
-    if data is None:
+    if read is None:
         with open_engine(chosen, EngineConfig(), click.echo) as engine:
             recording = recording_of(engine, repeats, max_tokens)
             cost_table = engine.cost_table
     else:
-        recording = [Recorded(**each) for each in data["recording"]]
-        costs = data["cost_table"]
-        cost_table = CostTable(tuple(costs["target_s"]), costs["draft_s"], costs["draft_read_s"])
+        recording, cost_table = read_recording(read)
     if options["written"]:
         kept = {"cost_table": asdict(cost_table), "recording": [asdict(each) for each in recording]}
-        options["written"].write_text(json.dumps(kept))
+        write_output(options["written"], json.dumps(kept).encode())
     cost_table = known[table_name] if table_name else cost_table
     click.echo(
         f"Drafts of {len(recording)} answers, in the time of {table_name or 'the cost table measured here'}: a model."

@@ -21,6 +21,7 @@ from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attenti
 from mlx_lm.models.cache import KVCache
 
 from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu import attention
 from helix_mlx.kernels.cpu.library import CpuLibrary, load_library
 from helix_mlx.kernels.paged_attention import Stored
@@ -126,12 +127,16 @@ def times(arms: dict[str, Callable[[], mx.array]], repeats: int) -> dict[str, li
 
 
 @measurement
-@click.option("--context", default=2048, show_default=True, help="Positions, the rows among them.")
-@click.option("--rows", default=5, show_default=True, help="Rows of the pass.")
-@click.option("--repeats", default=30, show_default=True, help="Times each arm runs.")
-@click.option("--threads", type=int, help="Threads of the kernel; all cores where it is not given.")
+@click.option(
+    "--context", default=2048, show_default=True, type=click.IntRange(2), help="Positions, the rows among them."
+)
+@click.option("--rows", default=5, show_default=True, type=click.IntRange(1), help="Rows of the pass.")
+@click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Times each arm runs.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the kernel; all cores where it is not given.")
 def main(context: int, rows: int, repeats: int, threads: int | None) -> Measured:
     """Print the median time of each arm, how often the kernel goes into it, and each arm's error."""
+    if rows >= context:
+        raise SettingsError(f"--rows is {rows}, but has to be less than --context, {context}")
     mx.set_default_device(mx.cpu)
     mx.random.seed(0)
     library = load_library(click.echo)

@@ -328,7 +328,9 @@ def lines(case: Case, lengths: np.ndarray, ours: Found, theirs: Found) -> list[l
 
 @measurement
 @click.option("--quick", is_flag=True, help="A quarter of the budget and fewer steps.")
-@click.option("--reservations", type=int, help="The budget, in longest contexts.  [default: 64, quick 16]")
+@click.option(
+    "--reservations", type=click.IntRange(1), help="The budget, in longest contexts.  [default: 64, quick 16]"
+)
 @click.option("--seed", default=0, show_default=True, help="Of the lengths.")
 def main(quick: bool, reservations: int | None, seed: int) -> Measured:
     """Print how many sequences run at once in a fixed KV budget, and the share held in vain."""
@@ -357,7 +359,7 @@ def main(quick: bool, reservations: int | None, seed: int) -> Measured:
         "at once",
         "x reservation",
         "x mlx-lm",
-        "unused_fraction",
+        "unused",
         "preempted",
         "read again (of emitted)",
     ]

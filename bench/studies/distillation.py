@@ -43,8 +43,16 @@ def program(*words: str) -> str:
 @click.option(
     "--prompts", default=200, show_default=True, type=click.IntRange(16), help="To teach it on, and to measure."
 )
-@click.option("--steps", default=20, show_default=True, help="Of the training that is too short.")
-@click.option("--teach", default="full", show_default=True, help="As of `convert distill`.")
+@click.option(
+    "--steps", default=20, show_default=True, type=click.IntRange(1), help="Of the training that is too short."
+)
+@click.option(
+    "--teach",
+    type=click.Choice(("auto", "full", "lora")),
+    default="full",
+    show_default=True,
+    help="As of `convert distill`.",
+)
 def main(prompts: int, steps: int, teach: str) -> Measured:
     """Make an under-trained pair, distil it, and show what that gained."""
     with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:

@@ -322,7 +322,7 @@ def judge(outcome: Outcome, held: int, preempted: int, differ: int) -> list[Aske
 
 
 @measurement
-@click.option("--minutes", type=float, help="How long.  [default: 20, quick 0.5]")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="How long.  [default: 20, quick 0.5]")
 @click.option("--seed", default=0, show_default=True, help="Of the load.")
 @click.option("--quick", is_flag=True, help="Half a minute.")
 def main(minutes: float | None, seed: int, quick: bool) -> Measured:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, nullcontext, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from helix_mlx.bench.output.options import (
     FILE_AFTER_JSON,
     NEW_FILE,
+    NOT_MET,
     OUTPUT_OPTIONS,
     PAIR_OPTIONS,
     ChosenPair,
@@ -22,6 +23,7 @@ from helix_mlx.bench.output.options import (
     FlagCommand,
     add_options,
     in_a_folder,
+    tables_aside,
 )
 from helix_mlx.cli.console.group import Group
 from helix_mlx.cli.console.interrupt import INTERRUPTED
@@ -73,7 +75,6 @@ SHOWN_OPTIONS: tuple[Decorator, ...] = (
 )
 suite_options = add_options(PAIR_OPTIONS, SCOPE_OPTIONS, OUTPUT_OPTIONS, SHOWN_OPTIONS)
 """Of the suite and of each of its parts."""
-NOT_MET = 1
 
 
 class Bench(Group):
@@ -178,17 +179,19 @@ def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> 
     made_up = described(chosen.synthetic, chosen.acceptance) if chosen.synthetic else None
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     receipt = Receipt(" ".join(["helix-mlx", *sys.argv[1:]]), settings, made_up)
+    shown = replace(terminal, out=sys.stderr if options["as_json"] else sys.stdout)
     done: list[str] = []
-    with redirect_stdout(sys.stderr) if options["as_json"] else nullcontext():
-        shown = replace(terminal, out=sys.stdout)
-        try:
+    try:
+        with tables_aside(options["as_json"]):
             _run(shown, [part] if part else list(PARTS), options, receipt, done)
-            receipt.complete = True
-        except KeyboardInterrupt:
-            shown.line()
-            shown.error_line(f"Stopped. Whole parts: {', '.join(done) or 'none'}.")
-        met = _finish(shown, receipt, options, whole=part is None)
-    _write(receipt, options, plot)
+        receipt.complete = True
+    except KeyboardInterrupt:
+        shown.line()
+        shown.error_line(f"Stopped. Whole parts: {', '.join(done) or 'none'}.")
+    finally:  # what was measured is not lost, whatever went wrong
+        if receipt.parts or receipt.complete:
+            _write(receipt, options, plot)
+    met = _finish(shown, receipt, options, whole=part is None)
     if not receipt.complete or not met:
         ctx.exit(INTERRUPTED if not receipt.complete else NOT_MET)
 
