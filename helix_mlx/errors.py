@@ -50,7 +50,7 @@ def renamed(owner: str, name: str, names: Mapping[str, str]) -> AttributeError:
         names: the old names, and the new ones.
     """
     if name in names:
-        return AttributeError(f"{owner}.{name} is {names[name]} now")
+        return AttributeError(f"{owner}.{name} is now called {names[name]}")
     return AttributeError(f"{owner!r} object has no attribute {name!r}")
 
 

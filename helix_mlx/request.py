@@ -80,7 +80,7 @@ class SamplingParams:
         _require(known, "verification", self.verification, "one of " + ", ".join(VERIFICATIONS))
         if self.verification == "greedy" and self.temperature > 0:
             raise SettingsError(
-                "verification greedy needs temperature 0; leave --verification out, or set --temperature 0"
+                "verification greedy needs temperature 0; leave out --verification, or set --temperature 0"
             )
 
     @classmethod
@@ -103,11 +103,11 @@ class SamplingParams:
                 if name not in known:
                     names = [*known, *_OWN]
                     raise SettingsError(
-                        f"there is no setting {name}{did_you_mean(name, names)}; there are {', '.join(names)}"
+                        f"there is no setting {name}{did_you_mean(name, names)}; choose from {', '.join(names)}"
                     )
             return cls(**{**(defaults or {}), **settings})
         if settings or not isinstance(params, cls):
-            raise SettingsError("give either one SamplingParams or single settings such as temperature=0.7")
+            raise SettingsError("give either a SamplingParams or single settings such as temperature=0.7, not both")
         return params
 
     @property
@@ -225,7 +225,7 @@ def check_draft_tokens(draft_tokens: int | None) -> int | None:
     """
     found = own_number("draft-tokens", draft_tokens)
     if found is not None and not (_is_whole(found) and 0 <= found <= MAX_DRAFT_TOKENS):
-        raise SettingsError(f"draft-tokens is {draft_tokens}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}")
+        raise SettingsError(f"draft-tokens is {draft_tokens}, but must be between 0 (off) and {MAX_DRAFT_TOKENS}")
     return None if found is None else int(found)
 
 
@@ -240,7 +240,7 @@ def own_number(name: str, value: Any, real: bool = False) -> Any:
     if isinstance(value, Integral):
         value = int(value)
         if value.bit_length() > MAX_BITS:
-            raise SettingsError(f"{name.replace('_', '-')} is a number of {MAX_BITS} bits and more; give a smaller one")
+            raise SettingsError(f"{name.replace('_', '-')} is {MAX_BITS} bits long or longer; give a smaller number")
     return float(value) if real or not isinstance(value, int) else value
 
 
@@ -258,7 +258,7 @@ def _is_name(value: object) -> bool:
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise SettingsError(f"{name} is {value}, but has to be {wanted}")
+        raise SettingsError(f"{name} is {value}, but must be {wanted}")
 
 
 @dataclass

@@ -115,7 +115,7 @@ def test_an_old_name_says_what_it_is_called_now(name: str) -> None:
     from helix_mlx.engine.metrics import Metrics
 
     made: Any = Metrics() if name == "Metrics" else MemoryReport(1, 1, 1, 1, 1, 0.5, 1, 1)
-    with pytest.raises(AttributeError, match=f"{name}.waste is unused_fraction now"):
+    with pytest.raises(AttributeError, match=f"{name}.waste is now called unused_fraction"):
         _ = made.waste
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = made.nothing

@@ -53,6 +53,6 @@ def finish(receipt: dict[str, Any], as_json: bool, out: Path | None) -> None:
     text = json.dumps(receipt, indent=1, ensure_ascii=False)
     if out is not None:
         write_output(out, (text + "\n").encode())
-        click.echo(f"Every figure is in {out}.", err=True)
+        click.echo(f"Results written to {out}.", err=True)
     if as_json:
         click.echo(text)

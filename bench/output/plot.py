@@ -46,7 +46,7 @@ def draw(receipt: dict[str, Any], file: Path) -> None:
 
     records = receipt.get("latency")
     if not records:
-        raise ReceiptError("there is nothing to draw: run bench or bench latency")
+        raise ReceiptError("there are no speeds to plot; run bench or bench latency")
     panels = bars(records)
     figure = Figure(figsize=(max(7.0, 1.5 + 1.35 * max(map(len, panels.values()))), 0.9 + 2.7 * len(panels)), dpi=160)
     FigureCanvasAgg(figure)

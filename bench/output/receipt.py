@@ -110,5 +110,5 @@ def write_output(file: Path, data: bytes) -> None:
     try:
         write_beside(file, data, mode=0o644)
     except OSError as error:
-        advice = "" if file.parent.is_dir() else "; name a file in a folder that exists"
+        advice = "" if file.parent.is_dir() else "; choose an existing folder"
         raise ReceiptError(f"cannot write {file}: {error.strerror}{advice}") from error

@@ -35,9 +35,9 @@ def show_limits(
         Whether all are met.
     """
     limits = list(found)
-    line("\nHelix's own limits" if limits else "\nHelix has no limits of its own for this.")
+    line("\nHelix's own limits" if limits else "\nHelix sets no limits for this.")
     for each in limits:
-        line(f"{words[each.met]}  {each.what}: asked {each.asked}, measured {each.measured}")
+        line(f"{words[each.met]}  {each.what}: required {each.asked}, measured {each.measured}")
     return all(each.met for each in limits)
 
 

@@ -25,10 +25,10 @@ def exact(rows: list[dict[str, Any]]) -> str:
     own = [each for each in rows if each["against"] == PLAIN]
     differ = [each for each in own if not each["identical"]]
     if not differ:
-        return f"Exact: all {len(own)} answers with drafts are plain decoding's, token for token."
+        return f"Exact: all {len(own)} answers with drafts equal plain decoding, token for token."
     margins = [each["margin"] for each in differ if each["margin"] is not None]
-    widest = f"; the two best tokens were at most {max(margins):.4f} logits apart there" if margins else ""
-    return f"NOT exact: {len(differ)} of {len(own)} answers with drafts are not plain decoding's{widest}."
+    widest = f"; the two best tokens there were at most {max(margins):.4f} logits apart" if margins else ""
+    return f"NOT exact: {len(differ)} of {len(own)} answers with drafts differ from plain decoding{widest}."
 
 
 def fast(records: list[dict[str, Any]], made_up: bool) -> str:
@@ -39,16 +39,16 @@ def fast(records: list[dict[str, Any]], made_up: bool) -> str:
             told.append(f"{statistics.median(found.values()):.{digits}f} times {name}")
             least.append(f"{min(found.values()):.{digits}f}")
     kinds = len(speedups(records, PLAIN))
-    over = f", the median of {kinds} kinds of answers (the least: {' and '.join(least)})" if kinds > 1 else ""
-    return f"Speed: {' and '.join(told)}{over}{'; how many drafts are kept is made up' if made_up else ''}."
+    over = f", median of {kinds} workloads and temperatures (lowest: {' and '.join(least)})" if kinds > 1 else ""
+    return f"Speed: {' and '.join(told)}{over}{'; the acceptance rate is simulated' if made_up else ''}."
 
 
 def fits(memory: Mapping[str, Any]) -> str:
-    """How many answers a fixed amount of KV memory holds."""
+    """Requests that fit into a fixed amount of KV memory."""
     pages, padded = memory["pages"], memory["mlx_lm"]
     times = pages["at_once"] / padded["at_once"]
     return (
-        f"Memory: {times:.1f} times as many answers at once as mlx-lm's padded batch in the same KV memory; "
+        f"Memory: {times:.1f} times as many concurrent answers as mlx-lm's padded batch in the same KV memory; "
         f"{pages['unused_fraction']:.0%} of it is unused."
     )
 

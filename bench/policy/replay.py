@@ -241,13 +241,15 @@ def show(found: list[Found]) -> list[Asked]:
 
 @measurement
 @pair_options
-@click.option("--repeats", default=6, show_default=True, type=click.IntRange(1), help="Prompts of each workload.")
-@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
-@click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times that it is played.")
-@click.option("--ladder", "ladder_name", help="A Mac's, from ladders.toml, in the place of this machine's.")
-@click.option("--draft-cost", default=0.1, show_default=True, help="With --ladder: a draft step, in target passes.")
-@click.option("--write", "written", type=click.Path(path_type=Path), help="Keep the recording.")
-@click.option("--read", "read", type=click.Path(path_type=Path, exists=True), help="Play one that was kept.")
+@click.option("--repeats", default=6, show_default=True, type=click.IntRange(1), help="Prompts per workload.")
+@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Maximum tokens per answer.")
+@click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times to replay it.")
+@click.option("--ladder", "ladder_name", help="Use a Mac's costs from ladders.toml instead of this machine's.")
+@click.option(
+    "--draft-cost", default=0.1, show_default=True, help="With --ladder: cost of a draft step, in target passes."
+)
+@click.option("--write", "written", type=click.Path(path_type=Path), help="Save the recording.")
+@click.option("--read", "read", type=click.Path(path_type=Path, exists=True), help="Replay a saved recording.")
 def main(chosen: ChosenPair, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
     """Real drafts in modelled time: auto beside plain decoding and every fixed draft length."""
     read, ladder_name = options["read"], options["ladder_name"]

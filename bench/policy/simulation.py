@@ -135,9 +135,9 @@ def compare(trace: Trace, ladder: CostTable, seed: int) -> dict[str, float]:
 
 
 @measurement
-@click.option("--draft-cost", default=0.1, show_default=True, help="A draft step, in target passes of one row.")
-@click.option("--tokens", default=2000, show_default=True, help="Length of a text.")
-@click.option("--seeds", default=8, show_default=True, help="Texts a trace.")
+@click.option("--draft-cost", default=0.1, show_default=True, help="Cost of a draft step, in target passes of one row.")
+@click.option("--tokens", default=2000, show_default=True, help="Tokens per text.")
+@click.option("--seeds", default=8, show_default=True, help="Texts per trace.")
 def main(draft_cost: float, tokens: int, seeds: int) -> Measured:
     """What the controller would gain on Macs that others measured: a model, not a measurement."""
     click.echo(f"A model, not a measurement. A draft step costs {draft_cost} of a target pass of one row.")

@@ -126,10 +126,10 @@ def times(arms: dict[str, Callable[[], mx.array]], repeats: int) -> dict[str, li
 
 
 @measurement
-@click.option("--context", default=2048, show_default=True, help="Positions, the rows among them.")
+@click.option("--context", default=2048, show_default=True, help="Positions, including the rows.")
 @click.option("--rows", default=5, show_default=True, help="Rows of the pass.")
-@click.option("--repeats", default=30, show_default=True, help="Times each arm runs.")
-@click.option("--threads", type=int, help="Threads of the kernel; all cores where it is not given.")
+@click.option("--repeats", default=30, show_default=True, help="Runs per arm.")
+@click.option("--threads", type=int, help="Kernel threads.  [default: all cores]")
 def main(context: int, rows: int, repeats: int, threads: int | None) -> Measured:
     """Print the median time of each arm, how often the kernel goes into it, and each arm's error."""
     mx.set_default_device(mx.cpu)

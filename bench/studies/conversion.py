@@ -100,7 +100,7 @@ def convert(name: str, source: Path, out: Path) -> dict[str, float]:
 
 
 @measurement
-@click.option("--repeats", default=3, show_default=True, help="Conversions of each side, in turn.")
+@click.option("--repeats", default=3, show_default=True, help="Conversions per side, in turn.")
 def main(repeats: int) -> Measured:
     """Print what converting takes."""
     with tempfile.TemporaryDirectory(prefix="helix-mlx-conversion-") as temporary:

@@ -78,7 +78,7 @@ def show(seen: dict[str, list[Seen]]) -> None:
 
 
 @measurement
-@click.option("--context", default=1000, show_default=True, help="Tokens of the conversation.")
+@click.option("--context", default=1000, show_default=True, help="Conversation length in tokens.")
 @click.option("--quick", is_flag=True, help="Fewer repeats.")
 def main(context: int, quick: bool) -> Measured:
     """Print what is read, and the time to the first token, of a conversation cold, again and in its second turn."""

@@ -133,7 +133,7 @@ def row(trace: Trace) -> list[object]:
 
 
 @measurement
-@click.option("--prompt", default=4000, show_default=True, help="Tokens of the prompt that arrives.")
+@click.option("--prompt", default=4000, show_default=True, help="Length of the arriving prompt in tokens.")
 @click.option("--quick", is_flag=True, help="One run of each arm instead of three.")
 def main(prompt: int, quick: bool) -> Measured:
     """Print the gaps of a running stream while a long prompt arrives, with chunks and without."""

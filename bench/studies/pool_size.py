@@ -37,9 +37,9 @@ def cycle_times(engine: Engine, max_tokens: int) -> list[float]:
 @measurement
 @pair_options
 @click.option("--pages", multiple=True, default=(64, 64_000), show_default=True, help="Pool sizes to compare.")
-@click.option("--page-size", default=4, show_default=True, help="Positions in a page; small pages commit often.")
-@click.option("--repeats", default=5, show_default=True, help="Answers from each pool, in turn.")
-@click.option("--lookahead", default=0, show_default=True, help="Cycles enqueued before one is read.")
+@click.option("--page-size", default=4, show_default=True, help="Positions per page; small pages commit often.")
+@click.option("--repeats", default=5, show_default=True, help="Answers per pool, in turn.")
+@click.option("--lookahead", default=0, show_default=True, help="Cycles to start before one is read.")
 def main(chosen: ChosenPair, pages: tuple[int, ...], page_size: int, repeats: int, lookahead: int) -> Measured:
     """Print the median time of a cycle for each pool size."""
     with open_engine(chosen, EngineConfig(), click.echo) as engine:

@@ -322,8 +322,8 @@ def judge(outcome: Outcome, held: int, preempted: int, differ: int) -> list[Aske
 
 
 @measurement
-@click.option("--minutes", type=float, help="How long.  [default: 20, quick 0.5]")
-@click.option("--seed", default=0, show_default=True, help="Of the load.")
+@click.option("--minutes", type=float, help="Duration in minutes.  [default: 20, quick 0.5]")
+@click.option("--seed", default=0, show_default=True, help="Seed for the load.")
 @click.option("--quick", is_flag=True, help="Half a minute.")
 def main(minutes: float | None, seed: int, quick: bool) -> Measured:
     """Load an engine at random, and see that nothing is lost or left."""

@@ -273,8 +273,8 @@ def whole_table(pair: Pair, batches: Seq[int], repeats: int, lookahead: int | No
 
 @measurement
 @click.option("--quick", is_flag=True, help="Smaller models and fewer blocks.")
-@click.option("--repeats", type=click.IntRange(1), help="Blocks a side  [default: 6; without kernels 3]")
-@click.option("--lookahead", type=int, help="Cycles ahead of the reading.")
+@click.option("--repeats", type=click.IntRange(1), help="Blocks per side.  [default: 6; without kernels 3]")
+@click.option("--lookahead", type=int, help="Cycles to start before one is read.")
 @click.option("--kernels", type=click.Choice(["both", "on", "off"]), default="both", show_default=True)
 def main(quick: bool, repeats: int | None, lookahead: int | None, kernels: str) -> Measured:
     """Print the time of a decoding step over pages and in mlx-lm's batch cache."""

@@ -105,7 +105,7 @@ def margin(engine: Engine, tokens: list[int]) -> float:
 
 def show(found: list[Compared], line: Callable[[str], None]) -> None:
     """Print a row for each workload and temperature, and a line for each answer that parts."""
-    line("\nAnswers that are plain decoding's, token for token")
+    line("\nAnswers identical to plain decoding, token for token")
     rows = []
     for workload, temperature in dict.fromkeys((each.workload, each.temperature) for each in found):
         row = [f"{workload}, temperature {temperature:g}"]

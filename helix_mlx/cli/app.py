@@ -84,8 +84,8 @@ class Program(Group):
 def program(ctx: click.Context, /) -> None:
     """Exact speculative decoding of language models on MLX.
 
-    A small draft model proposes tokens, a large target checks them all in one pass; the text is what the target alone
-    would have said.
+    A small draft model proposes tokens, and the large target model checks them in one pass. The output has the same
+    distribution as the target's alone: bit for bit on a CPU, up to ties within its arithmetic on a GPU.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 @click.command("chat")
 @click.argument("name", required=False, shell_complete=complete_pair)
-@click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, content, stats.")
+@click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON (text, content, stats).")
 @settings_options
 @click.pass_context
 def chat_command(ctx: click.Context, /, name: str | None, as_json: bool, **options: Any) -> None:
-    """Talk to a pair or a model. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
+    """Chat with a pair or a model. Ctrl-C stops an answer, Ctrl-D quits, /help lists commands.
 
-    NAME is a pair, see `helix-mlx pairs`, or the folder or repository of a model.
-    Lines between \"\"\" and \"\"\" are one message. Standard input may also be a pipe: a message a line, and only the
-    answers are printed, without their reasoning.
+    NAME is a pair (see `helix-mlx pairs`) or a model's folder or repository.
+    Begin and end a message of several lines with \"\"\". Standard input may be a pipe: each line is a message, and only
+    the answers are printed, without reasoning.
     """
     if name is not None:
         if options["model"] is not None:
-            raise SettingsError(f"{name} and --model exclude each other; name one of them")
+            raise SettingsError(f"{name} and --model cannot be used together; choose one")
         options["model"] = name
     environment = ctx.obj or {}
     terminal = Terminal.of_process(environment, options["no_color"])
@@ -120,7 +120,7 @@ def switch_model(repl: Repl, loaded: LoadedModel, name: str) -> None:
             _take(repl, loaded, options)
         return
     except HelixError as error:
-        failure = SettingsError(f"{error}; {old} goes on")
+        failure = SettingsError(f"{error}; still using {old}")
     except KeyboardInterrupt:
         failure = KeyboardInterrupt()
     # Outside of `except`, whose error would keep alive what was loaded so far.
@@ -142,8 +142,8 @@ def _take(repl: Repl, loaded: LoadedModel, options: Options) -> None:
 def greet(engine: ChatEngine, terminal: Terminal, interactive: bool) -> None:
     """Say what is running; of the demonstration pair also what it is, and how to fetch a real one."""
     demo = (
-        f"{engine.name} is a demonstration pair: it knows a little of Helix and Python's library.\n"
-        "`helix-mlx pairs` lists real ones, `helix-mlx chat --pair NAME` fetches one."
+        f"{engine.name} is a demonstration pair: it knows only a little about Helix and Python's library.\n"
+        "`helix-mlx pairs` lists real ones; `helix-mlx chat --pair NAME` downloads one."
     )
     if interactive:
         terminal.line(terminal.paint(f"Helix {__version__}", BOLD) + terminal.paint(f" · {engine.name} · /help", DIM))
@@ -180,7 +180,7 @@ def converse(repl: Repl, keyboard: Keyboard) -> None:
             if not (keyboard.interactive and repl.attached):
                 raise
             repl.terminal.line()
-            repl.terminal.line("Ctrl-D or /quit leaves.", DIM)
+            repl.terminal.line("Press Ctrl-D or type /quit to quit.", DIM)
         except HelixError as error:
             if not (keyboard.interactive and repl.attached):
                 raise

@@ -72,7 +72,7 @@ def complete_pair(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def tell_unread(engine: ChatEngine, terminal: Terminal, chosen: Mapping[str, Any]) -> None:
     """Say of each setting for the chat template that the model's own does not read it."""
     for what in engine.unread(chosen.get("thinking"), chosen.get("template_args")):
-        terminal.error_line(f"The model's chat template does not read {what}; it changes nothing.")
+        terminal.error_line(f"The model's chat template does not use {what}; it has no effect.")
 
 
 def chosen(options: Options) -> tuple[str | None, str | None, str | None]:
@@ -85,10 +85,10 @@ def chosen(options: Options) -> tuple[str | None, str | None, str | None]:
     """
     model, pair, target = (options[word] or None for word in ("model", "pair", "target"))
     if pair is not None and target is not None:
-        raise SettingsError("--pair and --target exclude each other; name one of them")
+        raise SettingsError("--pair and --target cannot be used together; choose one")
     if model is not None:
         if pair is not None or target is not None:
-            raise SettingsError(f"{model} and {'--pair' if pair else '--target'} exclude each other; name one of them")
+            raise SettingsError(f"{model} and {'--pair' if pair else '--target'} cannot be used together; choose one")
         if is_pair(model) or not ("/" in model or os.path.isdir(os.path.expanduser(model))):
             pair = model
         else:

@@ -131,16 +131,16 @@ class EngineCore:
         notice, key = notice or (lambda _: None), self._ladder_key()
         known = store.find(key)
         if known is None:
-            notice("Measuring what drafts cost on this machine; this happens once.")
+            notice("Calibrating draft cost (one time, about 2 s)…")
             vocab = min(self.pair.target.vocab_size, self.pair.draft.vocab_size if self.pair.draft else 2**31)
             ladder = self.worker.call(
                 lambda: measure(self.runner, self._trial, vocab, self.pair.draft is not None, progress)
             )
             if ladder is None:
-                notice("The context is too short to measure them in; drafts begin with an estimate of their costs.")
+                notice("The context is too short to calibrate; draft costs start from an estimate.")
                 return False
             if not store.keep(key, ladder):
-                notice("What was measured cannot be kept on disk, so it will be measured again next time.")
+                notice("Cannot save the calibration to disk; it will run again next time.")
         else:
             ladder = known
         self.drafting.begin(ladder, measured=True)
@@ -229,19 +229,17 @@ class EngineCore:
         context = self.config.max_context
         assert context is not None
         if not tokens:
-            raise PromptError("the prompt is empty; give some text")
+            raise PromptError("the prompt is empty; enter some text")
         if len(tokens) >= context:
             made_for = self.pair.target.max_context or DEFAULT_CONTEXT
             raised = "--max-context" if self._context_chosen else "--kv-memory" if context < made_for else ""
             raise PromptError(
-                f"the prompt has {len(tokens)} tokens and the context {context}; shorten it"
+                f"the prompt has {len(tokens)} tokens but the context holds {context}; shorten it"
                 + (f", or raise {raised}" if raised else "")
             )
         vocab_size = self.pair.target.vocab_size
         if not 0 <= min(tokens) <= max(tokens) < vocab_size:
-            raise PromptError(
-                f"the prompt has token ids below 0 or above {vocab_size - 1}, which the model does not know"
-            )
+            raise PromptError(f"the prompt has token ids outside the model's range, 0 to {vocab_size - 1}")
         # The context was checked against the pool, so what fits the context fits the pool when it is alone there.
         return -(-min(len(tokens) + params.max_tokens, context) // self.config.page_size)
 
@@ -260,7 +258,7 @@ class EngineCore:
         vocab_size = self.pair.target.vocab_size
         for token in stop_ids:
             if not 0 <= token < vocab_size:
-                raise SettingsError(f"stop-token {token} is no token: the ids go from 0 to {vocab_size - 1}")
+                raise SettingsError(f"stop-token {token} is not a token id: they go from 0 to {vocab_size - 1}")
         draft_tokens = check_draft_tokens(draft_tokens)
         draft_tokens = self.config.draft_tokens if draft_tokens is None else draft_tokens
         drafter = self._drafter(drafter, draft_tokens)

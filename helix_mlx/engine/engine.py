@@ -75,7 +75,7 @@ def load(
     )
     if loaded.generation.left_out and notice is not None:
         asked = ", ".join(f"{name} {value}" for name, value in loaded.generation.left_out.items())
-        notice(f"The model's generation_config.json asks for {asked}, which Helix does not have: answers are without.")
+        notice(f"The model's generation_config.json asks for {asked}, which Helix does not support; ignored.")
     loaded = loaded.with_kernels(kernels)
     loaded.check()
     engine = Engine(loaded, config, notice)
@@ -220,7 +220,7 @@ class Engine:
         if not isinstance(request, Request):
             request = replace(self._request(request, params, settings), n=n)
         elif params is not None or settings or n != 1:
-            raise SettingsError("give either one Request or a prompt with single settings")
+            raise SettingsError("give either a Request or a prompt with single settings, not both")
         (handle,) = self._core.submit([self._sequences(request)])
         handle.owner = self
         return handle
@@ -359,14 +359,14 @@ class Engine:
             return self._core.encode_rendered(self._core.render_chat(request))
         if request.asks_template:
             raise SettingsError(
-                "thinking and template-arg are for the chat template, which only messages go through; leave them out"
+                "thinking and template-arg need the chat template, which a plain prompt does not use; leave them out"
             )
         if isinstance(prompt, str):
             return self._core.encode(prompt)
         try:
             return [operator.index(token) for token in prompt]
         except TypeError:
-            raise PromptError("a prompt is a text or a list of token ids; give one, or a list of them") from None
+            raise PromptError("a prompt must be text or a list of token ids; give one, or a list of them") from None
 
 
 def _close(core: weakref.ref[EngineCore]) -> None:

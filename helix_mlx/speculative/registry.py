@@ -37,7 +37,7 @@ def check_drafter(name: str, drafters: Drafters = DRAFTERS) -> str:
         SettingsError: there is no such drafter.
     """
     if name not in names(drafters):
-        raise SettingsError(f"drafter is {name}, but has to be one of {', '.join(names(drafters))}")
+        raise SettingsError(f"drafter is {name}, but must be one of {', '.join(names(drafters))}")
     return name
 
 

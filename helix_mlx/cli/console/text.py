@@ -20,4 +20,4 @@ def checked_text(text: str) -> str:
 
 def not_utf8() -> PromptError:
     """The error for bytes that are no text."""
-    return PromptError("this is not text in UTF-8; convert it first")
+    return PromptError("the input is not valid UTF-8; convert it first")

@@ -55,7 +55,9 @@ class Keyboard:
         except OSError as error:
             if self.interactive:
                 raise  # the terminal is gone
-            raise PromptError(f"standard input cannot be read: {error.strerror or error}; give it another") from None
+            raise PromptError(
+                f"cannot read standard input: {error.strerror or error}; redirect it from another source"
+            ) from None
         if not self.interactive and not line:
             raise EOFError
         if line.strip():
@@ -82,7 +84,7 @@ class Keyboard:
             except EOFError:
                 if self.interactive:
                     self._terminal.line()
-                raise PromptError(f"the input ends within a message; end it with {BLOCK}") from None
+                raise PromptError(f"the input ended inside a message; close the message with {BLOCK}") from None
         lines[-1] = lines[-1].rstrip().removesuffix(BLOCK)
         return "\n".join(lines).strip("\n")
 

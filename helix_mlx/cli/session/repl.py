@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from helix_mlx.engine.memory import MemoryReport
 
 Message = dict[str, str]
-UNANSWERED = "There is no answer behind the reasoning; raise --max-tokens, or try --thinking off."
+UNANSWERED = "The model reasoned but gave no answer; raise --max-tokens, or try --thinking off."
 
 
 class Talk(Protocol):
@@ -167,7 +167,7 @@ class Repl:
             HelixError: it cannot be answered; the conversation is as it was before.
         """
         self._taken_back = text
-        if self._answer([*self.messages, {"role": "user", "content": text}], "your message was taken back"):
+        if self._answer([*self.messages, {"role": "user", "content": text}], "your message was removed"):
             self._taken_back = None
 
     def retry(self) -> int | None:
@@ -182,7 +182,7 @@ class Repl:
         """
         last = next((at for at in reversed(range(len(self.messages))) if self.messages[at]["role"] == "user"), None)
         if last is None and self._taken_back is None:
-            raise SettingsError("there is no message to answer again yet")
+            raise SettingsError("there is no message to retry yet")
         seed = None
         if self.params.seed is not None and self.params.temperature > 0:
             seed = (self.params.seed + 1) % 2**64
@@ -190,7 +190,7 @@ class Repl:
         if self._taken_back is not None:
             self.ask(self._taken_back)
         elif last is not None:
-            self._answer(self.messages[: last + 1], "the answer before stays")
+            self._answer(self.messages[: last + 1], "the previous answer is kept")
         return seed
 
     def _answer(self, asked: list[Message], otherwise: str) -> bool:
@@ -222,13 +222,13 @@ class Repl:
         if whole and last.stats:
             self.terminal.line(status_line(last), DIM)
         else:
-            ended = "stopped before the first word" if self.stopped else "there was no answer"
+            ended = "stopped before the first word" if self.stopped else "no answer"
             self.terminal.line(f"{ended}; {otherwise}", DIM)
         return bool(whole)
 
     def _show_answer(self, messages: list[Message]) -> tuple[str, str, Chunk]:
         """Stream an answer to the terminal; return all its text, that without the reasoning, and its last chunk."""
-        bar, painter = ProgressBar(self.terminal, "Reading"), Painter(self.terminal)
+        bar, painter = ProgressBar(self.terminal, "Reading the prompt"), Painter(self.terminal)
         whole, answer, last = "", "", Chunk("")
         with ctrl_c_as_flag() as stopped:
             chunks = self.talk.stream(
@@ -257,4 +257,4 @@ class Repl:
     def explain(self, error: HelixError) -> str:
         """An error in words that fit a chat."""
         full = isinstance(error, PromptError | MemoryBudgetError) and len(self.messages) > 1
-        return f"{error} (/reset forgets the conversation)" if full else str(error)
+        return f"{error} (/reset clears the conversation)" if full else str(error)

@@ -63,15 +63,15 @@ def read_chat(path: Path) -> SavedChat:
     try:
         return _parsed(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror or error}; name another file") from None
+        raise SettingsError(f"cannot read {path}: {error.strerror or error}; give another file") from None
     except HelixError as error:
-        raise SettingsError(f"{path} is no saved chat: {error}") from None
+        raise SettingsError(f"{path} is not a saved chat: {error}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise SettingsError(f"{path} is no saved chat; name a file that /save FILE.json wrote") from None
+        raise SettingsError(f"{path} is not a saved chat; give a file written by /save FILE.json") from None
 
 
 def _parsed(data: Any) -> SavedChat:
-    """Raises LookupError, TypeError, AttributeError or SettingsError where the data is not what was written."""
+    """Raises LookupError, TypeError, AttributeError or SettingsError where the data is damaged: its hash differs."""
     pair, messages, settings = data["pair"], data["messages"], dict(data["settings"])
     if not isinstance(pair, str) or not isinstance(messages, list) or not messages:
         raise TypeError(pair)

@@ -15,14 +15,14 @@ def status_line(last: Chunk) -> str:
     """The line under an answer, from its last chunk: speed, wait, and what the drafts were worth."""
     stats = last.stats
     assert stats is not None
-    parts = [_plural(stats.emitted, "token"), f"first after {stats.time_to_first_token_s:.2f} s"]
+    parts = [_plural(stats.emitted, "token"), f"first token {stats.time_to_first_token_s:.2f} s"]
     if stats.tokens_per_s:
         parts.insert(1, f"{stats.tokens_per_s:.0f} tokens/s")
     if stats.drafted:
         parts.append(f"{stats.draft_share:.0%} from drafts")
-        parts.append(f"{stats.tokens_per_pass:.1f} tokens a target pass")
+        parts.append(f"{stats.tokens_per_pass:.1f} tokens/pass")
     if last.finish_reason == "length":
-        parts.append("ended by max-tokens or the context")
+        parts.append("cut off by max-tokens or the context")
     if last.finish_reason == "cancelled":
         parts.append("stopped")
     return " · ".join(parts)
@@ -40,13 +40,13 @@ def memory_line(memory: MemoryReport) -> str:
 def stats_lines(stats: Stats) -> list[str]:
     """Everything that was counted for an answer."""
     return [
-        f"emitted {stats.emitted} tokens, {stats.accepted} of them from drafts ({stats.draft_share:.0%})",
-        f"drafted {stats.drafted}, accepted by position {_positions(stats)}",
-        f"draft length {_lengths(stats)}" + (f"; last: {stats.draft_choice}" if stats.draft_choice else ""),
+        f"generated {_plural(stats.emitted, 'token')}, {stats.accepted} from drafts ({stats.draft_share:.0%})",
+        f"drafted {_plural(stats.drafted, 'token')}, accepted by position: {_positions(stats)}",
+        f"draft lengths: {_lengths(stats)}" + (f"; last choice: {stats.draft_choice}" if stats.draft_choice else ""),
         f"target passes {stats.target_passes} ({stats.tokens_per_pass:.2f} tokens each), "
-        f"draft passes {stats.draft_passes}, host waits {stats.host_syncs}",
+        f"draft passes {stats.draft_passes}, waits for the device {stats.host_syncs}",
         f"prefill {_plural(stats.prefill_tokens, 'token')} in {stats.prefill_s:.2f} s, "
-        f"{stats.prefix_hit_tokens} found in pages, first token after {stats.time_to_first_token_s:.2f} s",
+        f"{stats.prefix_hit_tokens} from the prefix cache, first token after {stats.time_to_first_token_s:.2f} s",
         f"decoding {stats.decode_s:.2f} s, {stats.tokens_per_s:.1f} tokens/s",
     ]
 

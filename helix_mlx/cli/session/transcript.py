@@ -25,9 +25,9 @@ def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
     if not text:
         raise SettingsError("there is nothing to save yet")
     if path.is_dir():
-        raise SettingsError(f"{path} is a folder; name a file")
+        raise SettingsError(f"{path} is a folder; give a file name")
     if path.exists() and not overwrite:
-        raise SettingsError(f"{path} exists; choose another name, or replace it with /save! {path}")
+        raise SettingsError(f"{path} already exists; choose another name, or overwrite it with /save! {path}")
     try:
         write_beside(path, text.encode("utf-8", errors="replace"))
     except OSError as error:

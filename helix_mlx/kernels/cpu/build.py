@@ -69,7 +69,7 @@ class Toolchain:
         assert nanobind.origin is not None
         mlx = Path(mx.__file__).parent
         if not (mlx / "include" / "mlx" / "version.h").exists():
-            raise LibraryError(f"the installed mlx brings no headers ({mlx / 'include'}); install it again with pip")
+            raise LibraryError(f"the installed mlx has no headers ({mlx / 'include'}); reinstall it with pip")
         return cls(compiler, Path(nanobind.origin).parent, version, mlx)
 
 
@@ -197,11 +197,11 @@ def _run(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise LibraryError(f"{command[0]} does not run: {' '.join(str(error).split())[:200]}") from error
+        raise LibraryError(f"cannot run {command[0]}: {' '.join(str(error).split())[:200]}") from error
     if done.returncode:
         lines = done.stderr.splitlines()
         first = next((line for line in lines if "error" in line), lines[0] if lines else "it does not say why")
-        raise LibraryError(f"{command[0]} fails: {' '.join(first.split())[:200]}")
+        raise LibraryError(f"{command[0]} failed: {' '.join(first.split())[:200]}")
 
 
 def _digest(*files: Path) -> str:

@@ -72,16 +72,16 @@ def load_library(
     if path is not None:
         return _tried(path, stamp)
     toolchain = toolchain or Toolchain.find()
-    notice(f"Compiling the CPU kernels for this machine with {toolchain.compiler}; this happens once.")
+    notice(f"Compiling the CPU kernels with {toolchain.compiler} (one time)…")
     try:
         with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
             compiled = compile_library(toolchain, Path(temporary))
             path = store(stamp, compiled, folder)
             if path is None:
-                notice(f"{folder} cannot be written, so the CPU kernels will be compiled again next time.")
+                notice(f"Cannot write {folder}; the CPU kernels will be compiled again next time.")
             return _tried(path or compiled, stamp)
     except OSError as error:
-        raise LibraryError(f"there is no room to compile: {' '.join(str(error).split())[:200]}") from error
+        raise LibraryError(f"cannot compile, no disk space: {' '.join(str(error).split())[:200]}") from error
 
 
 def cache_folder(what: str = "cpu-kernels") -> Path:
@@ -103,7 +103,7 @@ def _tried(path: Path, stamp: Stamp) -> CpuLibrary:
     try:
         module = _imported(path)
     except ImportError as error:
-        raise LibraryError(f"the compiled library does not load: {' '.join(str(error).split())[:200]}") from error
+        raise LibraryError(f"cannot load the compiled library: {' '.join(str(error).split())[:200]}") from error
     smoke_test(module, stamp)
     return CpuLibrary(module, path)
 
@@ -150,6 +150,6 @@ def smoke_test(module: Any, stamp: Stamp) -> None:
                     f"nanobind {stamp.nanobind} does not fit mlx {stamp.mlx}; run: pip install 'helix-mlx[cpu]'"
                 ) from error
             except (RuntimeError, ValueError) as error:
-                raise LibraryError(f"the compiled library fails: {' '.join(str(error).split())[:200]}") from error
+                raise LibraryError(f"the compiled library failed: {' '.join(str(error).split())[:200]}") from error
             if not agrees:
-                raise LibraryError(f"the compiled library's {name} is not MLX's; please report this")
+                raise LibraryError(f"{name} of the compiled library differs from MLX's; please report this")

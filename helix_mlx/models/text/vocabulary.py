@@ -77,11 +77,11 @@ def compare(target: Tokenizer, draft: Tokenizer) -> VocabularyMatch:
     if fit.share_of_draft < LEAST_SHARED:
         shown = ", ".join(f"{i} ({one!r} and {other!r})" for i, one, other in first)
         raise PairError(
-            f"the draft has another vocabulary than the target: they share {fit.shared:,} tokens, "
+            f"the draft's vocabulary differs from the target's: they share {fit.shared:,} tokens, "
             f"{fit.share_of_draft:.0%} of the draft's {sizes[1]:,} and {fit.share_of_target:.0%} of the target's "
             f"{sizes[0]:,} "
-            f"({len(differ):,} ids differ, the first are {shown}); "
-            "choose a draft of the same family, or --draft none with --drafter ngram"
+            f"({len(differ):,} ids differ, first {shown}); "
+            "choose a draft of the same family, or use --draft none --drafter ngram"
         )
     return fit
 
