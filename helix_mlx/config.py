@@ -10,7 +10,7 @@ from helix_mlx.request import check_draft_tokens, own_number
 CPU_KERNELS = ("auto", "on", "off")
 MAX_CPU_THREADS = 256
 DEFAULT_SEQUENCES = 16
-"""Answers that run at once where nobody says how many."""
+"""Default number of concurrent requests."""
 _WHOLE = (
     "page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk", "max_sequences", "max_rows",
     "cpu_threads",
@@ -21,7 +21,7 @@ _UNITS |= {"t": 10**12, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How an engine runs a pair; what does not change from request to request.
+    """How an engine runs a pair: the settings that do not change between requests.
 
     Args:
         page_size: positions in one page of KV memory.

@@ -1,4 +1,4 @@
-"""Writing a small file so that nobody ever sees half of it."""
+"""Atomic writing of small files."""
 
 from __future__ import annotations
 

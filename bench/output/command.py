@@ -1,4 +1,4 @@
-"""What every measurement shares at the command line: its command, `--json`, `--out` and `--check`."""
+"""What all measurement commands share: `--json`, `--out` and `--check`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from helix_mlx.bench.output.receipt import document, write_output
 from helix_mlx.bench.output.tables import Asked, show_limits
 
 Measured = tuple[Any, Sequence[Asked]]
-"""Every figure, ready for JSON, and what was asked of them."""
+"""Every figure, ready for JSON, and the limits they are checked against."""
 NOT_MET = 1
 """Exit code of `--check` where a limit is not met."""
 
@@ -45,7 +45,7 @@ def measurement(run: Callable[..., Measured]) -> click.Command:
 
 
 def finish(receipt: dict[str, Any], as_json: bool, out: Path | None) -> None:
-    """Print and write a receipt, as far as that was asked for.
+    """Print and write a receipt, as requested.
 
     Raises:
         ReceiptError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Two receipts, side by side."""
+"""Compares two receipts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that measurements share, and what their words mean. Imports no MLX, so that help needs none."""
+"""The options that measurements share. Does not import MLX, so that help is fast."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ChosenPair:
 
 
 NEW_FILE = click.Path(path_type=Path, dir_okay=False)
-"""A file to write; see that there is a place for it, by `in_a_folder`."""
+"""A file to write; `in_a_folder` checks that its folder exists."""
 
 
 def in_a_folder(ctx: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
@@ -107,7 +107,7 @@ def pair_options(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class FlagCommand(click.Command):
-    """A command that takes `--json` as a flag, and says so to who names a file, as earlier versions took one."""
+    """A command whose `--json` is a flag; names the new option if a file is given, as earlier versions took one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of a command line."""

@@ -1,4 +1,4 @@
-"""A receipt as a picture: tokens a second by workload, arm beside arm. Readable on white and on black."""
+"""Plots a receipt: tokens per second by workload and arm. Readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ COLOURS = {
     "helix auto": "#e0752d",
 }
 INK = "#808690"
-"""Grey enough for both grounds."""
+"""A grey for light and dark backgrounds."""
 
 
 def check_matplotlib() -> None:
-    """See that there is something to draw with, before anything is measured.
+    """Check that matplotlib is installed, before anything is measured.
 
     Raises:
         ReceiptError: there is not.

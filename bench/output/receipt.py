@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: one JSON file with the machine, the versions, the settings and every figure."""
+"""A receipt: the JSON file of a benchmark, with machine, versions, settings and every figure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReceiptError(HelixError):
 
 @dataclass
 class Receipt:
-    """What was run and what came out of it, complete or up to an interruption.
+    """What was run and its results, complete or up to an interruption.
 
     Args:
         command: the words of the command line that ran it.

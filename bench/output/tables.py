@@ -1,4 +1,4 @@
-"""What the measurements print: tables, and Helix's own limits beside what was measured."""
+"""Printed output of measurements: tables, and results compared with Helix's own limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 @dataclass(frozen=True)
 class Asked:
-    """A figure that was asked for, the measured one, and whether that is enough."""
+    """A required figure, the measured one, and whether the requirement is met."""
 
     what: str
     asked: str

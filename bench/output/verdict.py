@@ -1,4 +1,4 @@
-"""What the suite came to, for the user: exact or not, how fast, and how much fits. Three lines."""
+"""The suite's three-line summary: exactness, speed and memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def verdict(parts: Mapping[str, Any], made_up: bool = False) -> list[str]:
 
 
 def exact(rows: list[dict[str, Any]]) -> str:
-    """Whether drafts changed a token. Where mlx-lm's arithmetic breaks a tie otherwise is no matter of drafts."""
+    """Whether drafts changed a token. Ties that mlx-lm's arithmetic breaks differently do not count."""
     own = [each for each in rows if each["against"] == PLAIN]
     differ = [each for each in own if not each["identical"]]
     if not differ:
@@ -32,7 +32,7 @@ def exact(rows: list[dict[str, Any]]) -> str:
 
 
 def fast(records: list[dict[str, Any]], made_up: bool) -> str:
-    """How many times as fast as others the draft length is that Helix chooses itself."""
+    """The speedup of auto over plain decoding and mlx-lm."""
     told, least = [], []
     for name, arm, digits in (("plain decoding", PLAIN, 2), ("mlx-lm", THEIRS, 1)):
         if found := speedups(records, arm):

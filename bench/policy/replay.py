@@ -1,4 +1,4 @@
-"""A pair's own texts, with how many drafts are kept at each position, through the controller: without a clock.
+"""Replays recorded acceptance of a pair's own texts through the draft-length controller, in modelled time.
 
     helix-mlx bench replay [--write FILE | --read FILE] [--ladder m4-pro]
 
@@ -251,7 +251,7 @@ def show(found: list[Found]) -> list[Asked]:
 @click.option("--write", "written", type=click.Path(path_type=Path), help="Save the recording.")
 @click.option("--read", "read", type=click.Path(path_type=Path, exists=True), help="Replay a saved recording.")
 def main(chosen: ChosenPair, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
-    """Real drafts in modelled time: auto beside plain decoding and every fixed draft length."""
+    """Compare auto with plain decoding and every fixed draft length, on recorded drafts in modelled time."""
     read, ladder_name = options["read"], options["ladder_name"]
     known = ladders(options["draft_cost"])
     if ladder_name is not None and ladder_name not in known:

@@ -1,4 +1,4 @@
-"""Attention by our CPU kernel, beside the form that gathers and beside mlx-lm's contiguous cache.
+"""Our CPU attention kernel, compared with gathering pages and with mlx-lm's contiguous cache.
 
     helix-mlx bench attention [--context 2048] [--rows 5] [--out FILE]
 
@@ -131,7 +131,7 @@ def times(arms: dict[str, Callable[[], mx.array]], repeats: int) -> dict[str, li
 @click.option("--repeats", default=30, show_default=True, help="Runs per arm.")
 @click.option("--threads", type=int, help="Kernel threads.  [default: all cores]")
 def main(context: int, rows: int, repeats: int, threads: int | None) -> Measured:
-    """Print the median time of each arm, how often the kernel goes into it, and each arm's error."""
+    """Compare the CPU attention kernel with other ways: median times, ratios and errors."""
     mx.set_default_device(mx.cpu)
     mx.random.seed(0)
     library = load_library(click.echo)

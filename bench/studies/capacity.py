@@ -1,4 +1,4 @@
-"""How many sequences a KV budget holds at once, and how much of what they hold is in vain: a replay without a model.
+"""How many sequences fit in a KV budget, and how much of it is unused: a replay without a model.
 
     helix-mlx bench capacity [--quick] [--seed 0] [--out FILE]
 
@@ -331,7 +331,7 @@ def lines(case: Case, lengths: np.ndarray, ours: Found, theirs: Found) -> list[l
 @click.option("--reservations", type=int, help="Memory budget, in full-length contexts.  [default: 64, quick 16]")
 @click.option("--seed", default=0, show_default=True, help="Seed for the lengths.")
 def main(quick: bool, reservations: int | None, seed: int) -> Measured:
-    """Print how many sequences run at once in a fixed KV budget, and the share held in vain."""
+    """Count the sequences that fit in a fixed KV budget, and the share of it left unused."""
     budget = (reservations or (16 if quick else 64)) * LONGEST
     figures, shown, found = [], [], []
     for case in cases(budget, quick, seed):

@@ -46,7 +46,7 @@ def program(*words: str) -> str:
 @click.option("--steps", default=20, show_default=True, help="Steps of the (deliberately short) first training.")
 @click.option("--teach", default="full", show_default=True, help="As in `convert distill`.")
 def main(prompts: int, steps: int, teach: str) -> Measured:
-    """Make an under-trained pair, distil it, and show what that gained."""
+    """Distil an under-trained draft, and show the gain in acceptance."""
     with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
         folder = Path(temporary)
         made = ("--out", str(folder), "--steps", str(steps), "--prompts", str(prompts))

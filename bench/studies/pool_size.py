@@ -1,8 +1,8 @@
-"""The time of a cycle in a small and in a large page pool: it has to be the same.
+"""The time of a cycle in a small and a large page pool, which must be the same.
 
     helix-mlx bench pool-size [--pages 64 --pages 64000]
 
-A store whose writes copied the pool would show here at once: its cycle would take longer by the time of a copy.
+If writes copied the pool, a cycle would take longer by the time of a copy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def cycle_times(engine: Engine, max_tokens: int) -> list[float]:
 @click.option("--repeats", default=5, show_default=True, help="Answers per pool, in turn.")
 @click.option("--lookahead", default=0, show_default=True, help="Cycles to start before one is read.")
 def main(chosen: ChosenPair, pages: tuple[int, ...], page_size: int, repeats: int, lookahead: int) -> Measured:
-    """Print the median time of a cycle for each pool size."""
+    """Compare the median cycle time of different pool sizes."""
     with open_engine(chosen, EngineConfig(), click.echo) as engine:
         models = [engine.pair.target.layers] + ([engine.pair.draft.layers] if engine.pair.draft else [])
         loaded = engine.pair

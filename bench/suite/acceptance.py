@@ -1,4 +1,4 @@
-"""How many drafts are kept: what a pair is worth, whatever the machine.
+"""How many drafts are accepted, which depends on the pair and not on the machine.
 
 By position, workload and temperature; then in all, and with the time to the first token, beside mlx-lm's own
 speculation with the same models, prompts and draft length. There both sides draw their own tokens, so above

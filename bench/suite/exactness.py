@@ -1,4 +1,4 @@
-"""Whether speculation says what the target alone says: identical, or where the texts part, and by what margin."""
+"""Whether speculation gives the target's own text: identical, or where and by what margin it differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One answer at a time: tokens a second, the first token, and the time between tokens, arm beside arm.
+"""Single requests: tokens per second, time to first token and between tokens, for every arm.
 
 In each repeat every arm answers the same prompt, in an order that turns, with a rest before each: a hot chip punishes
 wide passes. A ratio is that of two answers of one repeat.

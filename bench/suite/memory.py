@@ -1,4 +1,4 @@
-"""Memory: what a budget of keys and values holds, beside mlx-lm's batch cache, and what a running engine takes."""
+"""Memory: how much a KV budget holds, compared with mlx-lm's batch cache, and what a running engine uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`helix-mlx bench`: what speculation is worth on this machine, and every other measurement, with a receipt."""
+"""`helix-mlx bench`: the benchmark suite and every other measurement, with results as a file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MEASUREMENTS = {
     "replay": ("policy.replay", "Auto compared with fixed draft lengths on recorded drafts (modelled time)."),
     "simulation": ("policy.simulation", "Modelled gain of auto on Macs, from published measurements."),
 }
-"""All others: a module of `helix_mlx.bench`, with its command `main`, and what it measures."""
+"""All other measurements: a module of `helix_mlx.bench` whose `main` is the command, and its help."""
 WORKLOADS = ("code", "edit", "chat", "prose", "json", "summary")
 SCOPE_OPTIONS: tuple[Decorator, ...] = (
     click.option("--quick", is_flag=True, help="Shorter run: about a minute with the built-in pair."),
@@ -92,12 +92,12 @@ SHOWN_OPTIONS: tuple[Decorator, ...] = (
     click.option("--no-color", is_flag=True, help="Disable colours, as NO_COLOR does."),
 )
 suite_options = add_options(PAIR_OPTIONS, SCOPE_OPTIONS, OUTPUT_OPTIONS, SHOWN_OPTIONS)
-"""Of the suite and of each of its parts."""
+"""Options of the suite and of each of its parts."""
 NOT_MET = 1
 
 
 class Bench(Group):
-    """The suite, and every measurement by its name; one is imported when it is run."""
+    """The suite and every measurement by name; each is imported when it is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order to show them."""
@@ -106,7 +106,7 @@ class Bench(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The measurement that the words begin with."""
+        """The measurement named by the first word."""
         if ctx.params.get("as_json") and args[0] not in self.list_commands(ctx):
             raise click.UsageError(FILE_AFTER_JSON, ctx)
         return super().resolve_command(ctx, args)
@@ -121,7 +121,7 @@ class Bench(Group):
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The names with what they measure, without importing any."""
+        """List the measurements with their help, without importing any."""
         with formatter.section("Measurements"):
             formatter.write_dl([*PARTS.items(), *((name, text) for name, (_, text) in MEASUREMENTS.items())])
         with formatter.section("Commands"):
@@ -179,14 +179,14 @@ def compare_command(first: Path, second: Path) -> None:
 
 
 def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> None:
-    """Run the suite, or a part of it, and say what came of it."""
+    """Run the suite, or a part of it, and report the results."""
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
     chosen = ChosenPair.of(options)
     if options["plot_file"] is not None and part not in (None, "latency"):
         raise SettingsError("--plot shows latency; use it with bench or bench latency")
     if options["arms"] and part not in (None, "latency"):
         raise SettingsError("--arm applies to latency only; use it with bench or bench latency")
-    # Imported here, so that mistakes in the options are told before MLX is loaded.
+    # Imported here, so that errors in the options are reported before MLX is loaded.
     from helix_mlx.bench.fixtures.synthetic import described
     from helix_mlx.bench.output import plot
     from helix_mlx.bench.output.receipt import Receipt
@@ -212,7 +212,7 @@ def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> 
 
 
 def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt: Any, done: list[str]) -> None:
-    """Load, and run one part after the other; `done` tells which have ended."""
+    """Load the models and run one part after the other; finished ones are added to `done`."""
     from helix_mlx.bench.fixtures.loading import beside_mlx_lm
     from helix_mlx.bench.suite.parts import PARTS as RUNS
     from helix_mlx.bench.suite.parts import Run, Scope
@@ -241,7 +241,7 @@ def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt
 
 
 def _finish(terminal: Terminal, receipt: Any, options: dict[str, Any], whole: bool) -> bool:
-    """Say in three lines what the suite came to, and show the limits where they are asked for; whether all are met."""
+    """Print the three-line summary, and the limits with --check; return whether all are met."""
     from helix_mlx.bench.output.tables import show_limits
     from helix_mlx.bench.output.verdict import verdict
 
@@ -254,7 +254,7 @@ def _finish(terminal: Terminal, receipt: Any, options: dict[str, Any], whole: bo
 
 
 def _write(receipt: Any, options: dict[str, Any], plot: Any) -> None:
-    """Print and write what was asked for."""
+    """Print and write the requested outputs."""
     from helix_mlx.bench.output.command import finish
 
     finish(receipt.to_json(), options["as_json"], options["out"])

@@ -1,4 +1,4 @@
-"""`helix-mlx convert`: from checkpoints on the hub or on disk to a pair that every command takes by name."""
+"""`helix-mlx convert`: make a pair from checkpoints on the hub or on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import pairs_folder
 
 PROMPTS, MAX_TOKENS = 2, 64
-"""What a new pair is measured with: prompts of each workload, and the longest answer."""
+"""How a new pair is measured: prompts per workload, and tokens per answer."""
 BITS = ("2", "3", "4", "5", "6", "8")
 
 
@@ -59,7 +59,7 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
         return
     if options["target"] is None or options["out"] is None:
         raise SettingsError("convert needs --target and --out; see helix-mlx convert --help")
-    # Imported here, so that mistakes in the options are told before MLX is loaded.
+    # Imported here, so that errors in the options are reported before MLX is loaded.
     from helix_mlx.convert.pair_folder import Wanted, convert_pair, out_folder
     from helix_mlx.convert.recipe import advice
     from helix_mlx.kernels.device import chip_name
@@ -95,7 +95,7 @@ convert_command.add_command(distill_command)
 
 
 def _suggest(terminal: Terminal, target: str, as_json: bool) -> None:
-    """Print the drafts that fit a target, the most promising first."""
+    """Print the drafts that fit a target, best first."""
     from helix_mlx.convert.draft_search import suggest_drafts
 
     found = suggest_drafts(target, terminal.error_line)
@@ -116,7 +116,7 @@ def _suggest(terminal: Terminal, target: str, as_json: bool) -> None:
 
 
 def _recipes(options: dict[str, Any]) -> tuple[Any, Any]:
-    """What is done to the target's weights, and to the draft's."""
+    """The recipes for the target's and the draft's weights."""
     from dataclasses import replace
 
     from helix_mlx.convert.recipe import Recipe

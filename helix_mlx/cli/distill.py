@@ -1,4 +1,4 @@
-"""`helix-mlx convert distill`: teach the draft of a pair what its own target says."""
+"""`helix-mlx convert distill`: train the draft of a pair on its target's answers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def distill_command(ctx: click.Context, /, **options: Any) -> None:
     faster when more drafts are accepted. To resume an interrupted run, run the same command again.
     """
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
-    # Imported here, so that help and mistakes in the options are told before MLX is loaded.
+    # Imported here, so that help and errors in the options come before MLX is loaded.
     from helix_mlx.convert.distill.job import Wanted, distill
     from helix_mlx.convert.distill.training import Schedule
     from helix_mlx.convert.pair_folder import out_folder
@@ -85,7 +85,7 @@ def distill_command(ctx: click.Context, /, **options: Any) -> None:
 
 
 def gained(report: dict[str, Any]) -> list[str]:
-    """What a report says of held-out prompts, a line a temperature."""
+    """The results on held-out prompts, one line per temperature."""
     lines = []
     for before, after in zip(report["before"], report["after"], strict=True):
         kept = f"acceptance {before['acceptance']:.3f} before, {after['acceptance']:.3f} now"

@@ -1,4 +1,4 @@
-"""`helix-mlx doctor`: what this machine has, which kernels are in use and why, and whether it all works."""
+"""`helix-mlx doctor`: the machine, the versions, the kernels in use, and a self-test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = ("mlx", "mlx-lm", "nanobind", "numpy", "transformers", "huggingface-h
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was tried: whether it holds, and a few words about it."""
+    """One check: whether it passed, and a short comment."""
 
     name: str
     holds: bool
@@ -56,7 +56,7 @@ def doctor_command(ctx: click.Context, /, as_json: bool, no_color: bool) -> None
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of what matters; None where it is not installed."""
+    """The versions of the main packages; None if not installed."""
     found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -67,7 +67,7 @@ def versions() -> dict[str, str | None]:
 
 
 def device() -> dict[str, Any]:
-    """The device that models run on: its kind and chip, its memory, and the working set that it recommends."""
+    """The device that models run on: kind, chip, memory and recommended working set."""
     import mlx.core as mx
 
     from helix_mlx.kernels.device import chip_name, on_cpu
@@ -83,7 +83,7 @@ def device() -> dict[str, Any]:
 
 
 def examine(terminal: Terminal) -> tuple[dict[str, Any], list[Check]]:
-    """Load the built-in pair as a chat would, and see that speculation says what plain decoding says."""
+    """Load the built-in pair as a chat would, and compare an answer with and without drafts."""
     from helix_mlx.config import EngineConfig
     from helix_mlx.engine.engine import load
 

@@ -41,7 +41,7 @@ def generate_command(ctx: click.Context, /, prompt: str | None, raw: bool, as_js
     At a terminal, reasoning is shown dimmed before the answer; in a pipe or a file, only the answer is printed.
     """
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
-    sampling_params(options)  # mistakes are told before a model is loaded
+    sampling_params(options)  # report errors before loading a model
     chosen = template_settings(options)
     text = read_prompt(prompt)
     if raw and options["system"]:
@@ -61,7 +61,7 @@ def generate_command(ctx: click.Context, /, prompt: str | None, raw: bool, as_js
 
 
 def read_prompt(argument: str | None) -> str:
-    """The prompt of the command line, or of standard input less its last line end.
+    """The prompt from the command line, or from standard input without its last newline.
 
     Raises:
         PromptError: there is none, or it is no text.

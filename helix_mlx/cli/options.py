@@ -1,4 +1,4 @@
-"""The settings that every command shares: one table, from which come options, `/set`, and the engine's own types."""
+"""The shared settings: one table that defines the command-line options and `/set`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from helix_mlx.speculative.registry import check_drafter, names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FROM_MODEL = "generation_config.json"
-"""Where a setting's value is from that the model sets."""
+"""The origin shown for settings that come from the model."""
 Options = Mapping[str, Any]
-"""What click hands a command: the options' values by parameter name, None or () where one was not given."""
+"""The options' values by parameter name, as click passes them; None or () if not given."""
 
 
 def draft_length(text: str) -> int | None:
-    """The number of drafts a cycle that a word stands for: "off" is 0, "auto" is None, the engine's own choice.
+    """Parse a draft length: "off" is 0, "auto" is None (the engine chooses).
 
     Raises:
         SettingsError: the word is neither, and no number in range.
@@ -47,7 +47,7 @@ def draft_length(text: str) -> int | None:
 
 
 def switch(text: str) -> bool:
-    """What "on" and "off" stand for.
+    """Parse "on" or "off".
 
     Raises:
         SettingsError: the word is neither.
@@ -58,7 +58,7 @@ def switch(text: str) -> bool:
 
 
 def thinking(text: str) -> bool | None:
-    """What "on", "off" and "auto" stand for; the last leaves it to the model's chat template.
+    """Parse "on", "off" or "auto"; the last is None and leaves it to the model's chat template.
 
     Raises:
         SettingsError: the word is none of them.
@@ -69,7 +69,7 @@ def thinking(text: str) -> bool | None:
 
 
 def template_arg(text: str) -> tuple[str, Any]:
-    """The variable and the value of "NAME=VALUE": the value as JSON where it is that, else the text itself.
+    """Parse "NAME=VALUE"; the value is read as JSON if possible, else as text.
 
     Raises:
         SettingsError: there is no name, or no value.
@@ -84,7 +84,7 @@ def template_arg(text: str) -> tuple[str, Any]:
 
 
 def stop_token(text: str) -> int | str:
-    """A token by its id, where the text is a number, or by its text."""
+    """Parse a token: an id if the text is a number, else the token's text."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
@@ -94,7 +94,7 @@ def _no_constant(name: str) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: the word for it, what it takes, and what it means.
+    """One setting: its name, its type and its help.
 
     `home` is the dataclass it belongs to, which knows its default and its range. A setting of one request can be
     changed in the middle of a chat; one of the engine cannot. `kind` makes a value of a text. `named` is the field,
@@ -116,11 +116,11 @@ class Setting:
 
     @property
     def default(self) -> Any:
-        """The value where nothing is given."""
+        """The default value."""
         return next(field.default for field in fields(self.home) if field.name == self.field)
 
     def parse(self, text: str) -> Any:
-        """The value that a text stands for; "none" is what some settings are by default.
+        """Parse a value; "none" restores the default of settings that are unset by default.
 
         Raises:
             SettingsError: the text is of the wrong kind.
@@ -252,13 +252,13 @@ def sampling_params(options: Options, defaults: Mapping[str, Any] | None = None)
 
 
 def template_settings(options: Options) -> dict[str, Any]:
-    """What a command's options set for the chat template, by the names of `Request`."""
+    """The options for the chat template, as fields of `Request`."""
     given = _given(options, Request)
     return {**given, "template_args": dict(given["template_args"])} if "template_args" in given else given
 
 
 def origins(options: Options, defaults: Mapping[str, Any]) -> dict[str, str]:
-    """Where each setting's value is from, by its field; those that are as they always are, are left out."""
+    """Where each setting's value comes from, by field; defaults are left out."""
     given = [name for home in (SamplingParams, EngineConfig, Request) for name in _given(options, home)]
     return {**dict.fromkeys(defaults, FROM_MODEL), **dict.fromkeys(given, "command line")}
 

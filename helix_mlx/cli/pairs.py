@@ -1,4 +1,4 @@
-"""`helix-mlx pairs`: the pairs, what they take, whether they are here; fetching, checking and removing one."""
+"""`helix-mlx pairs`: list, download, check, measure and remove pairs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def remove_command(ctx: click.Context, /, name: str, yes: bool) -> None:
     size = sum(file.stat().st_size for file in files if file.is_file())
     if not yes:
         click.confirm(f"Remove {folder}, {human_bytes(size)}?", abort=True)
-    # First what makes it a pair: nothing loads what is half removed. Files of others stay.
+    # The manifest goes first, so that a half-removed pair is never loaded. Files not listed in it stay.
     (folder / MANIFEST).unlink()
     for file in files:
         file.unlink(missing_ok=True)
@@ -127,7 +127,7 @@ def measure_command(ctx: click.Context, /, name: str, prompts: int, max_tokens: 
 
 
 def measure_pair(terminal: Terminal, name: str, prompts: int, max_tokens: int, *, tells: bool) -> dict[str, Any]:
-    """Measure a pair, and keep what was found where the pair is a converted one.
+    """Measure a pair; for a converted one, save the results in its manifest.
 
     Args:
         terminal: where progress is drawn, and what was found is printed.
@@ -168,7 +168,7 @@ def measure_pair(terminal: Terminal, name: str, prompts: int, max_tokens: int, *
 
 
 def all_pairs(terminal: Terminal) -> list[NamedPair]:
-    """The named pairs, then the converted ones; a damaged one is told of and left out."""
+    """The named pairs, then the converted ones; damaged ones are reported and skipped."""
     pairs = named_pairs()
     for folder in converted_folders():
         try:
@@ -203,7 +203,7 @@ def _check_model(folder: Path | None) -> int:
 
 
 def _weights_size(data: bytes) -> int:
-    """The bytes that a safetensors file says it has: eight, its header, and the weights behind it."""
+    """The size that a safetensors file should have: 8 bytes, the header, and the weights."""
     header = int.from_bytes(data[:8], "little")
     arrays = json.loads(data[8 : 8 + header])
     ends: list[int] = [array["data_offsets"][1] for name, array in arrays.items() if name != "__metadata__"]
@@ -219,14 +219,14 @@ def _converted(name: str) -> Path:
 
 
 def fetch_command(pair: NamedPair) -> str:
-    """The command that brings a pair to this machine."""
+    """How to get a pair: the download command, or where it is from."""
     if pair.packaged:
         return "built in"
     return "converted here" if pair.converted else f"helix-mlx pairs --fetch {pair.name}"
 
 
 def is_on_disk(pair: NamedPair) -> bool:
-    """Whether nothing of a pair has to be fetched."""
+    """Whether a pair is completely on disk."""
     return all(source_path(source) is not None for source in (pair.target, pair.draft) if source != "none")
 
 

@@ -1,4 +1,4 @@
-"""Which files of a model's folder count. Imports no MLX, so that a listing answers at once."""
+"""Which files of a model's folder are used. Does not import MLX, so that listings are fast."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKENIZER_FILES = (
 OTHER_FILES = ("chat_template*", "additional_chat_templates/*", "generation_config.json")
 """What else belongs to a model beside its weights and its config.json."""
 FETCHED = ("*.json", "*.jsonl", "*.jinja", "*.txt", WEIGHTS, *TOKENIZER_FILES)
-"""What is fetched of a repository; as in the hub's patterns, `*` takes slashes, too."""
+"""The files to download from a repository; as in the hub's patterns, `*` also matches slashes."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.spm", "*.tiktoken")
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 _SHOWN = 3
@@ -78,7 +78,7 @@ def weight_files(folder: Path) -> WeightFiles:
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether everything is in a folder that loading needs; what broke off halfway does not count."""
+    """Whether a folder has everything that loading needs; partial downloads do not count."""
     if not (folder / "config.json").is_file():
         return False
     names = os.listdir(folder)
@@ -126,7 +126,7 @@ def _is_inside(name: str) -> bool:
 
 
 def _check_set(folder: Path, shards: dict[str, re.Match[str]]) -> None:
-    """See that shards without an index are all of one set.
+    """Check that shards without an index all belong to one set.
 
     Raises:
         ModelError: they are of several, or one is missing.

@@ -1,4 +1,4 @@
-"""A model's generation_config.json: how those who made it want it to be asked, where the user does not say."""
+"""A model's generation_config.json: its makers' defaults for settings that the user does not give."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _NEUTRAL: Mapping[str, Any] = {
     "sequence_bias": None,
     "exponential_decay_length_penalty": None,
 }
-"""What Helix does not have, and the value at which that changes no text."""
+"""Settings that Helix does not support, and the value at which each has no effect."""
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What a generation_config.json asks for.
+    """The contents of a generation_config.json.
 
     Args:
         settings: fields of `SamplingParams`, checked.

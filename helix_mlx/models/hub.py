@@ -1,4 +1,4 @@
-"""Trouble with the hub, in words: one place for all who fetch something."""
+"""Turns errors of the Hugging Face hub into helpful messages, in one place for all downloads."""
 
 from __future__ import annotations
 

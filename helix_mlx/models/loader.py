@@ -1,4 +1,4 @@
-"""From a name to a model in memory: the folder, its checks, its weights, and what its layers keep."""
+"""Loads a model: finds its folder, checks it, reads the weights and examines the layers' caches."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _seen_by_mlx_lm(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
 
 
 def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
-    """A model's configuration, checked before any of its weights is read.
+    """A model's configuration, checked before any weights are read.
 
     Raises:
         ModelError: it is missing, unreadable, of an unknown type, or wants to run code of its own.

@@ -1,4 +1,4 @@
-"""What a folder with a converted pair says of itself: `helix.json`. Imports no MLX, so a listing answers at once."""
+"""`helix.json`, the manifest of a converted pair. Does not import MLX, so that listings are fast."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """See that every file is there and of its size; what is in them is not read.
+    """Check that every file exists and has its size; contents are not read.
 
     Raises:
         PairError: one is missing or of another size.

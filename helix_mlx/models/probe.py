@@ -1,4 +1,4 @@
-"""Whether a model of mlx-lm can run over pages, and what its layers keep: found without, and with, a few tokens."""
+"""Checks whether an mlx-lm model can run on pages, and finds what its layers cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOT_YET = {
 }
 """What a layer does, by the cache of mlx-lm that it keeps."""
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a model raises in a pass that it cannot do."""
+"""The exceptions of a model that cannot do a pass."""
 
 _TOKENS = (1, 2, 3, 4, 5)
 """Read by `check_rows`; every vocabulary has them."""
@@ -118,7 +118,7 @@ class _ProbeCache:
 
 
 def check_rows(model: Any, layers: Sequence[LayerShape], config: dict[str, Any]) -> None:
-    """See whether a model says the same in passes of several rows over pages as it says by itself, step by step.
+    """Check that a model gives the same logits for several rows over pages as for single steps on its own.
 
     Fifteen rows in four passes: two sequences that begin alike read three tokens, one of them is rolled back by two,
     and both read two more from where they are. mlx-lm's own caches read the same tokens, the last of them in a step.

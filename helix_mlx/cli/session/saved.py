@@ -1,4 +1,4 @@
-"""A conversation as a JSON file, with its settings, so that a chat can be taken up again."""
+"""A conversation and its settings as a JSON file, so that a chat can be resumed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SavedChat:
 
 
 def is_saved_chat(path: Path) -> bool:
-    """Whether a file is named as one that a chat can be taken up from."""
+    """Whether a file name is that of a saved chat (.json)."""
     return path.suffix.lower() == ".json"
 
 
@@ -71,7 +71,7 @@ def read_chat(path: Path) -> SavedChat:
 
 
 def _parsed(data: Any) -> SavedChat:
-    """Raises LookupError, TypeError, AttributeError or SettingsError where the data is damaged: its hash differs."""
+    """Raises LookupError, TypeError, AttributeError or SettingsError if the data is not in the expected form."""
     pair, messages, settings = data["pair"], data["messages"], dict(data["settings"])
     if not isinstance(pair, str) or not isinstance(messages, list) or not messages:
         raise TypeError(pair)

@@ -18,13 +18,13 @@ from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.request import Request, SamplingParams
 
 BY_HAND = "/set"
-"""Where a setting's value is from that was changed in the chat."""
+"""The origin shown for settings changed in the chat."""
 _FORM = re.compile(r"/([A-Za-z?]*!?)(?:\s+(.*))?$", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class SlashCommand:
-    """A command: how it is written, what it does, and the function that does it.
+    """A slash command: its usage, its help and its function.
 
     `run` gets the chat and the rest of the line, and returns whether the chat goes on.
     """
@@ -217,7 +217,7 @@ def _load(repl: Repl, rest: str) -> bool:
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # there is no such user
+    except RuntimeError:  # "~name" of an unknown user
         return Path(text)
 
 
@@ -243,7 +243,7 @@ def _shown(value: object, otherwise: str) -> str:
 
 def _note(repl: Repl, text: str) -> bool:
     if repl.as_json:
-        repl.terminal.error_line(text)  # a script reads the answers alone
+        repl.terminal.error_line(text)  # scripts read only the answers from standard output
     else:
         repl.terminal.line(text, DIM)
     return True

@@ -1,4 +1,4 @@
-"""An answer's figures in words: the line under it, and what `/stats` tells."""
+"""An answer's statistics as text: the status line, and the output of `/stats`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def status_line(last: Chunk) -> str:
-    """The line under an answer, from its last chunk: speed, wait, and what the drafts were worth."""
+    """The status line under an answer, from its last chunk: speed, time to first token, drafts."""
     stats = last.stats
     assert stats is not None
     parts = [_plural(stats.emitted, "token"), f"first token {stats.time_to_first_token_s:.2f} s"]
@@ -29,7 +29,7 @@ def status_line(last: Chunk) -> str:
 
 
 def memory_line(memory: MemoryReport) -> str:
-    """How long a conversation may become, and the memory that it takes: now, and at most."""
+    """The context length, and the KV memory in use and at most."""
     context = f"context {memory.context:,}"
     if memory.context < memory.context_made_for:
         context += f" of the model's {memory.context_made_for:,}"
@@ -38,7 +38,7 @@ def memory_line(memory: MemoryReport) -> str:
 
 
 def stats_lines(stats: Stats) -> list[str]:
-    """Everything that was counted for an answer."""
+    """All statistics of an answer."""
     return [
         f"generated {_plural(stats.emitted, 'token')}, {stats.accepted} from drafts ({stats.draft_share:.0%})",
         f"drafted {_plural(stats.drafted, 'token')}, accepted by position: {_positions(stats)}",
@@ -56,7 +56,7 @@ def _positions(stats: Stats) -> str:
 
 
 def _lengths(stats: Stats) -> str:
-    """How often each draft length ran, and who drafted, such as "0 (12 times), 4 (30 times); model 30 times"."""
+    """How often each draft length and each drafter ran, such as "0 (12 times), 4 (30 times); model 30 times"."""
     lengths = ", ".join(
         f"{length} ({_plural(cycles, 'time')})" for length, cycles in enumerate(stats.cycles_by_draft_length) if cycles
     )

@@ -12,7 +12,7 @@ _TITLES = {"system": "System", "user": "You"}
 
 
 def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
-    """Write a conversation beside its file and rename it, so that no half of one is ever left.
+    """Write a conversation to a file, completely or not at all.
 
     Args:
         path: the file.
@@ -35,13 +35,13 @@ def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
 
 
 def render_markdown(name: str, messages: Sequence[dict[str, str]]) -> str:
-    """A conversation in Markdown: a heading a message."""
+    """A conversation in Markdown, with a heading per message."""
     parts = [f"## {_TITLES.get(message['role'], name)}\n\n{_markdown(message)}\n" for message in messages]
     return "\n".join([f"# A chat with {name}\n", *parts])
 
 
 def _markdown(message: Mapping[str, str]) -> str:
-    """A message's text, its reasoning folded away before it."""
+    """A message's text, after its reasoning in a collapsed section."""
     content, reasoning = message["content"].strip(), message.get("reasoning_content", "").strip()
     if not reasoning:
         return content

@@ -1,4 +1,4 @@
-"""Whether models use the CPU kernels, decided once, with the reason where they do not."""
+"""Decides once whether models use the CPU kernels, and gives the reason if not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helix_mlx.types import Notice
 
 @dataclass(frozen=True)
 class CpuKernels:
-    """The library that serves a CPU, or None and the reason why there is none."""
+    """The CPU library, or None and the reason."""
 
     library: CpuLibrary | None = None
     reason: str = "nobody asked for them"

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: found in the cache or compiled on first use, tried, then used, or refused for a reason."""
+"""The compiled CPU kernels: loaded from the cache or compiled on first use, and tested before use."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CpuLibrary:
         return int(self.module.threads())
 
     def set_threads(self, count: int | None) -> None:
-        """Share products between so many threads; None takes the cores that this process may use."""
+        """Set the number of threads; None uses all cores available to this process."""
         self.module.set_threads(count or 0)
 
 
@@ -85,17 +85,17 @@ def load_library(
 
 
 def cache_folder(what: str = "cpu-kernels") -> Path:
-    """Where what was made for this machine is kept for this user; without a home, a folder that cannot be."""
+    """The user's cache folder; if there is no home folder, a path that cannot exist."""
     try:
         home = Path.home()
     except RuntimeError:
-        home = Path(os.devnull)  # never a shared folder: whoever writes there could have us load anything
+        home = Path(os.devnull)  # never a shared folder: anyone who can write there could make us load their code
     caches = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
     return caches / "helix-mlx" / what
 
 
 def _tried(path: Path, stamp: Stamp) -> CpuLibrary:
-    """Load a library and let it do each of its small operations once.
+    """Load a library and run each of its operations once as a test.
 
     Raises:
         LibraryError: it does not load, or does not agree with MLX.
@@ -120,7 +120,7 @@ def _imported(path: Path) -> Any:
 
 
 def smoke_test(module: Any, stamp: Stamp) -> None:
-    """See that a library's operations are MLX's own.
+    """Check that a library's operations match MLX's.
 
     Raises:
         LibraryError: one is not, or MLX's arrays mean nothing to the library.

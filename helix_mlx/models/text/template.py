@@ -1,4 +1,4 @@
-"""A model's chat template: the variables it reads, how it wants reasoning told, and the text it makes of messages."""
+"""A model's chat template: its variables, where it expects reasoning, and rendering messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back, on the tokenizers of transformers and mlx-lm."""
+"""Tokenisation, based on the tokenizers of transformers and mlx-lm."""
 
 from __future__ import annotations
 

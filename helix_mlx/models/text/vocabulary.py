@@ -1,4 +1,4 @@
-"""How the vocabularies of a target and a draft fit: whether an id, or at least a token's text, is the same to both."""
+"""Compares the vocabularies of a target and a draft, by id and by token text."""
 
 from __future__ import annotations
 
