@@ -75,7 +75,7 @@ def suggest_drafts(target: str, line: Notice) -> list[Suggestion]:
             found.append(each)
     if not found:
         raise SettingsError(
-            f"no draft that fits {target} is named or on this machine; speculate with --drafter ngram, which needs none"
+            f"no draft that fits {target} is known or on this machine; use --drafter ngram, which needs no draft"
         )
     return sorted(found, key=_rank)
 

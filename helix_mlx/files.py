@@ -1,4 +1,4 @@
-"""Writing files and folders so that nobody ever sees half of them."""
+"""Atomic writing of files and folders."""
 
 from __future__ import annotations
 

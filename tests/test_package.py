@@ -119,7 +119,7 @@ def test_every_public_name_is_there_and_every_error_is_one_of_them() -> None:
 def test_an_old_name_says_what_it_is_called_now(name: str, old: str, new: str) -> None:
     kind = getattr(helix_mlx, name)
     made = kind.__new__(kind)
-    with pytest.raises(AttributeError, match=f"{name}.{old} is {new} now"):
+    with pytest.raises(AttributeError, match=f"{name}.{old} is now called {new}"):
         getattr(made, old)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = made.nothing

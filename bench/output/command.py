@@ -1,4 +1,4 @@
-"""What every measurement shares at the command line: its command, `--json`, `--out` and `--check`."""
+"""What all measurement commands share: `--json`, `--out` and `--check`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helix_mlx.bench.output.receipt import document, write_output
 from helix_mlx.bench.output.tables import Asked, show_limits
 
 Measured = tuple[Any, Sequence[Asked]]
-"""Every figure, ready for JSON, and what was asked of them."""
+"""Every figure, ready for JSON, and the limits they are checked against."""
 
 
 def measurement(run: Callable[..., Measured]) -> click.Command:
@@ -41,7 +41,7 @@ def measurement(run: Callable[..., Measured]) -> click.Command:
 
 
 def finish(receipt: dict[str, Any], as_json: bool, out: Path | None) -> None:
-    """Print and write a receipt, as far as that was asked for.
+    """Print and write a receipt, as requested.
 
     Raises:
         ReceiptError: it cannot be written.
@@ -49,6 +49,6 @@ def finish(receipt: dict[str, Any], as_json: bool, out: Path | None) -> None:
     text = json.dumps(receipt, indent=1, ensure_ascii=False)
     if out is not None:
         write_output(out, (text + "\n").encode())
-        click.echo(f"Every figure is in {out}.", err=True)
+        click.echo(f"Results written to {out}.", err=True)
     if as_json:
         click.echo(text)

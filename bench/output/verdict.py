@@ -1,4 +1,4 @@
-"""What the suite came to, for the user: same answers or not, how fast, and how much fits. Three lines, always."""
+"""The suite's three-line summary: exactness, speed and memory."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ NOT_MEASURED = "not measured"
 
 
 def exact(rows: list[dict[str, Any]]) -> str:
-    """Whether drafts changed a token. Where mlx-lm's arithmetic breaks a tie otherwise is no matter of drafts."""
+    """Whether drafts changed a token. Ties that mlx-lm's arithmetic breaks differently do not count."""
     own = [each for each in rows if each["against"] == PLAIN]
     differ = [each for each in own if not each["identical"]]
     if not own:
         return NOT_MEASURED
     if not differ:
-        return f"all {len(own)} answers are the same with drafts as without, token for token"
+        return f"all {len(own)} answers with drafts equal those without, token for token"
     # A margin tells how near a tie was only where the largest logit decides.
     margins = [each["margin"] for each in differ if not each["temperature"] and each["margin"] is not None]
-    widest = f"; the two best tokens were at most {max(margins):.4f} logits apart there" if margins else ""
-    return f"NOT exact, {len(differ)} of {len(own)} answers differ with drafts from those without{widest}"
+    widest = f"; the two best tokens there were at most {max(margins):.4f} logits apart" if margins else ""
+    return f"NOT exact, {len(differ)} of {len(own)} answers with drafts differ from those without{widest}"
 
 
 def fast(records: list[dict[str, Any]], made_up: bool) -> str:
-    """How many times as fast as others the draft length is that Helix chooses itself."""
+    """The speedup of auto over plain decoding and mlx-lm."""
     told, least = [], []
     others: list[tuple[str, Callable[[str], bool]]] = [
         ("without drafts", lambda arm: arm == PLAIN),
@@ -57,18 +57,20 @@ def fast(records: list[dict[str, Any]], made_up: bool) -> str:
             cases = max(cases, len(found))
     if not told:
         return NOT_MEASURED
-    over = f" (medians of {cases} cases; the worst {' and '.join(least)})" if cases > 1 else ""
-    return f"{', and '.join(told)}{over}{', with made-up acceptance' if made_up else ''}"
+    over = f" (medians of {cases} cases; lowest: {' and '.join(least)})" if cases > 1 else ""
+    return f"{', and '.join(told)}{over}{'; the acceptance rate is simulated' if made_up else ''}"
 
 
 def fits(memory: Mapping[str, Any]) -> str:
-    """How many answers a fixed amount of KV memory holds."""
+    """Requests that fit into a fixed amount of KV memory."""
     pages, padded = memory["pages"], memory["mlx_lm"]
     unused = f"{pages['unused_fraction']:.0%} of what they hold is unused"
     if not padded["at_once"]:
-        return f"{pages['at_once']:.0f} answers at once, where mlx-lm's padded batch holds none (simulated); {unused}"
+        return (
+            f"{pages['at_once']:.0f} concurrent answers, where mlx-lm's padded batch holds none (simulated); {unused}"
+        )
     times = _times(pages["at_once"] / padded["at_once"])
-    return f"{times} times as many answers at once as mlx-lm's padded batch in equal KV memory (simulated); {unused}"
+    return f"{times} times as many concurrent answers as mlx-lm's padded batch in equal KV memory (simulated); {unused}"
 
 
 def speedups(records: list[dict[str, Any]], is_other: Callable[[str], bool]) -> dict[tuple[Any, ...], float]:

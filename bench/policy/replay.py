@@ -1,4 +1,4 @@
-"""A pair's own texts, with how many drafts are kept at each position, through the controller: without a clock.
+"""Replays recorded acceptance of a pair's own texts through the draft-length controller, in modelled time.
 
     helix-mlx bench replay [--write FILE | --read FILE] [--cost-table m4-pro]
 
@@ -255,21 +255,21 @@ def show(found: list[Found]) -> list[Asked]:
 
 @measurement
 @pair_options
-@click.option("--repeats", default=6, show_default=True, type=click.IntRange(1), help="Prompts of each workload.")
-@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
-@click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times that it is played.")
-@click.option("--cost-table", "table_name", help="A Mac's, from cost_tables.toml, in the place of this machine's.")
+@click.option("--repeats", default=6, show_default=True, type=click.IntRange(1), help="Prompts per workload.")
+@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Maximum tokens per answer.")
+@click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times to replay it.")
+@click.option("--cost-table", "table_name", help="Use a Mac's costs from cost_tables.toml instead of this machine's.")
 @click.option(
     "--draft-cost",
     default=0.1,
     show_default=True,
     type=click.FloatRange(0),
-    help="With --cost-table: a draft step, in target passes.",
+    help="With --cost-table: cost of a draft step, in target passes.",
 )
-@click.option("--write", "written", type=NEW_FILE, callback=in_a_folder, help="Keep the recording.")
-@click.option("--read", "read", type=click.Path(path_type=Path, dir_okay=False), help="Play one that was kept.")
+@click.option("--write", "written", type=NEW_FILE, callback=in_a_folder, help="Save the recording.")
+@click.option("--read", "read", type=click.Path(path_type=Path, dir_okay=False), help="Replay a saved recording.")
 def main(chosen: ChosenPair, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
-    """Real drafts in modelled time: auto beside plain decoding and every fixed draft length."""
+    """Compare auto with plain decoding and every fixed draft length, on recorded drafts in modelled time."""
     read, table_name = options["read"], options["table_name"]
     known = cost_tables(options["draft_cost"])
     if table_name is not None and table_name not in known:

@@ -1,4 +1,4 @@
-"""Traces of acceptance through the draft-length controller, on any cost table: a model, not a measurement.
+"""Simulates the draft-length controller on acceptance traces and any cost table: a model, not a measurement.
 
     helix-mlx bench simulation [--draft-cost 0.1] [--tokens 2000] [--out FILE]
 
@@ -24,7 +24,7 @@ from helix_mlx.speculative.registry import MODEL
 from helix_mlx.toml import read_toml
 
 Trace = Sequence[float]
-"""The chance that the draft of each position is kept."""
+"""The acceptance probability of each position."""
 Told = Callable[[int, int, float, int], None]
 """Is told a cycle's K, the drafts kept, its seconds, and the tokens that the draft has missed after it."""
 READ_TOGETHER = 32
@@ -140,12 +140,12 @@ def compare(trace: Trace, cost_table: CostTable, seed: int) -> dict[str, float]:
     default=0.1,
     show_default=True,
     type=click.FloatRange(0),
-    help="A draft step, in target passes of one row.",
+    help="Cost of a draft step, in target passes of one row.",
 )
-@click.option("--tokens", default=2000, show_default=True, type=click.IntRange(1), help="Length of a text.")
-@click.option("--seeds", default=8, show_default=True, type=click.IntRange(1), help="Texts a trace.")
+@click.option("--tokens", default=2000, show_default=True, type=click.IntRange(1), help="Tokens per text.")
+@click.option("--seeds", default=8, show_default=True, type=click.IntRange(1), help="Texts per trace.")
 def main(draft_cost: float, tokens: int, seeds: int) -> Measured:
-    """What the controller would gain on Macs that others measured: a model, not a measurement."""
+    """Model (not measure) what auto would gain on Macs, from published measurements."""
     click.echo(f"A model, not a measurement. A draft step costs {draft_cost} of a target pass of one row.")
     rows = []
     for name, cost_table in cost_tables(draft_cost).items():

@@ -1,4 +1,4 @@
-"""Attention by our CPU kernel, beside the form that gathers and beside mlx-lm's contiguous cache.
+"""Our CPU attention kernel, compared with gathering pages and with mlx-lm's contiguous cache.
 
     helix-mlx bench attention [--context 2048] [--rows 5] [--out FILE]
 
@@ -128,15 +128,15 @@ def times(arms: dict[str, Callable[[], mx.array]], repeats: int) -> dict[str, li
 
 @measurement
 @click.option(
-    "--context", default=2048, show_default=True, type=click.IntRange(2), help="Positions, the rows among them."
+    "--context", default=2048, show_default=True, type=click.IntRange(2), help="Positions, including the rows."
 )
 @click.option("--rows", default=5, show_default=True, type=click.IntRange(1), help="Rows of the pass.")
-@click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Times each arm runs.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of the kernel; all cores where it is not given.")
+@click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Runs per arm.")
+@click.option("--threads", type=click.IntRange(1), help="Kernel threads.  [default: all cores]")
 def main(context: int, rows: int, repeats: int, threads: int | None) -> Measured:
-    """Print the median time of each arm, how often the kernel goes into it, and each arm's error."""
+    """Compare the CPU attention kernel with other ways: median times, ratios and errors."""
     if rows >= context:
-        raise SettingsError(f"--rows is {rows}, but has to be less than --context, {context}")
+        raise SettingsError(f"--rows is {rows}, but must be less than --context, {context}")
     mx.set_default_device(mx.cpu)
     mx.random.seed(0)
     library = load_library(click.echo)

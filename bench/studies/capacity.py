@@ -1,4 +1,4 @@
-"""How many sequences a KV budget holds at once, and how much of what they hold is in vain: a replay without a model.
+"""How many sequences fit in a KV budget, and how much of it is unused: a replay without a model.
 
     helix-mlx bench capacity [--quick] [--seed 0] [--out FILE]
 
@@ -40,7 +40,7 @@ PREFILL = 2048
 """Prompt tokens a step: enough for the queue to be never what keeps sequences from running."""
 DRAFTS = 4
 KEPT = 0.7
-"""The chance that a draft is kept, where the ones before it were."""
+"""Chance that a draft is accepted, where the ones before it were."""
 SPARE = 1.1
 """`max_sequences` by the number that the budget holds on average."""
 ASKED_TIMES, ASKED_WASTE = 4.0, 0.04
@@ -329,11 +329,11 @@ def lines(case: Case, lengths: np.ndarray, ours: Found, theirs: Found) -> list[l
 @measurement
 @click.option("--quick", is_flag=True, help="A quarter of the budget and fewer steps.")
 @click.option(
-    "--reservations", type=click.IntRange(1), help="The budget, in longest contexts.  [default: 64, quick 16]"
+    "--reservations", type=click.IntRange(1), help="Memory budget, in full-length contexts.  [default: 64, quick 16]"
 )
-@click.option("--seed", default=0, show_default=True, help="Of the lengths.")
+@click.option("--seed", default=0, show_default=True, help="Seed for the lengths.")
 def main(quick: bool, reservations: int | None, seed: int) -> Measured:
-    """Print how many sequences run at once in a fixed KV budget, and the share held in vain."""
+    """Count the sequences that fit in a fixed KV budget, and the share of it left unused."""
     budget = (reservations or (16 if quick else 64)) * LONGEST
     figures, shown, found = [], [], []
     for case in cases(budget, quick, seed):

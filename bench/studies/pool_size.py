@@ -1,8 +1,8 @@
-"""The time of a cycle in a small and in a large page pool: it has to be the same.
+"""The time of a cycle in a small and a large page pool, which must be the same.
 
     helix-mlx bench pool-size [--pages 64 --pages 64000]
 
-A store whose writes copied the pool would show here at once: its cycle would take longer by the time of a copy.
+If writes copied the pool, a cycle would take longer by the time of a copy.
 """
 
 from __future__ import annotations
@@ -63,16 +63,14 @@ def engine_with(pair: Pair, pages: int, page_size: int, lookahead: int) -> Engin
     default=4,
     show_default=True,
     type=click.IntRange(1),
-    help="Positions in a page; small pages commit often.",
+    help="Positions per page; small pages commit often.",
 )
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Answers per pool, in turn.")
 @click.option(
-    "--repeats", default=5, show_default=True, type=click.IntRange(1), help="Answers from each pool, in turn."
-)
-@click.option(
-    "--lookahead", default=0, show_default=True, type=click.IntRange(0, 1), help="Cycles enqueued before one is read."
+    "--lookahead", default=0, show_default=True, type=click.IntRange(0, 1), help="Cycles to start before one is read."
 )
 def main(chosen: ChosenPair, pages: tuple[int, ...], page_size: int, repeats: int, lookahead: int) -> Measured:
-    """Print the median time of a cycle for each pool size."""
+    """Compare the median cycle time of different pool sizes."""
     with open_engine(chosen, EngineConfig(), click.echo) as engine:
         loaded = engine.pair
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Minutes of random load on a small random pair, and what has to be so at the end.
+"""Minutes of random load on a small random pair, with checks at the end.
 
     helix-mlx bench soak [--minutes 20] [--seed 0] [--quick] [--out FILE]
 
@@ -322,11 +322,13 @@ def judge(outcome: Outcome, held: int, preempted: int, differ: int) -> list[Aske
 
 
 @measurement
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="How long.  [default: 20, quick 0.5]")
-@click.option("--seed", default=0, show_default=True, help="Of the load.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="Duration in minutes.  [default: 20, quick 0.5]"
+)
+@click.option("--seed", default=0, show_default=True, help="Seed for the load.")
 @click.option("--quick", is_flag=True, help="Half a minute.")
 def main(minutes: float | None, seed: int, quick: bool) -> Measured:
-    """Load an engine at random, and see that nothing is lost or left."""
+    """Run a random load, then check that nothing was lost or leaked."""
     before = set(threading.enumerate())
     pair = make_pair()
     assert pair.draft is not None

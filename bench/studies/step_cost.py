@@ -1,4 +1,4 @@
-"""A decoding step over pages, beside the same batch in mlx-lm's own contiguous batch cache.
+"""A decoding step on paged KV, compared with the same batch in mlx-lm's contiguous batch cache.
 
     helix-mlx bench step-cost [--quick] [--repeats N] [--out FILE]
 
@@ -273,11 +273,11 @@ def whole_table(pair: Pair, batches: Seq[int], repeats: int, lookahead: int | No
 
 @measurement
 @click.option("--quick", is_flag=True, help="Smaller models and fewer blocks.")
-@click.option("--repeats", type=click.IntRange(1), help="Blocks a side  [default: 6; without kernels 3]")
-@click.option("--lookahead", type=click.IntRange(0, 1), help="Cycles ahead of the reading.")
+@click.option("--repeats", type=click.IntRange(1), help="Blocks per side.  [default: 6; without kernels 3]")
+@click.option("--lookahead", type=click.IntRange(0, 1), help="Cycles to start before one is read.")
 @click.option("--kernels", type=click.Choice(["both", "on", "off"]), default="both", show_default=True)
 def main(quick: bool, repeats: int | None, lookahead: int | None, kernels: str) -> Measured:
-    """Print the time of a decoding step over pages and in mlx-lm's batch cache."""
+    """Compare the time of a decoding step on paged KV and in mlx-lm's batch cache."""
     rows: list[Row] = []
     if kernels != "off":
         layers = 4 if quick else 8

@@ -1,4 +1,4 @@
-"""How many drafts are kept: what a pair is worth, whatever the machine.
+"""How many drafts are accepted, which depends on the pair and not on the machine.
 
 By position, workload and temperature; then in all, and with the time to the first token, beside mlx-lm's own
 speculation with the same models, prompts and draft length. There both sides draw their own tokens, so above
@@ -60,9 +60,9 @@ class Promise:
     def told(self) -> str:
         """In a few words."""
         if not self.best:
-            return f"temperature {self.temperature:g}, {self.drafter}: no drafts would pay"
+            return f"temperature {self.temperature:g}, {self.drafter}: drafting would not pay off"
         return (
-            f"temperature {self.temperature:g}, {self.drafter}: {self.best} a cycle would be "
+            f"temperature {self.temperature:g}, {self.drafter}: {self.best} drafts per cycle would be "
             f"{self.gains[self.best]:.2f} times plain decoding"
         )
 
@@ -86,8 +86,8 @@ def promises(found: list[AcceptanceCounts], cost_table: CostTable) -> list[Promi
 
 def show(found: list[AcceptanceCounts], line: Notice) -> None:
     """Print the chance of each draft, where those before it were kept."""
-    line("\nThe chance that a draft is kept, where those before it were, by position")
-    heads = ["", *(str(position) for position in range(1, MAX_DRAFT_TOKENS + 1)), "tokens a cycle"]
+    line("\nChance that a draft is accepted, given that those before it were, by position")
+    heads = ["", *(str(position) for position in range(1, MAX_DRAFT_TOKENS + 1)), "tokens/cycle"]
     rows = []
     for each in found:
         chances = [f"{chance:.2f}" for chance in each.chances]
@@ -166,7 +166,7 @@ def beside_mlx_lm(
 
 def show_beside(found: Sequence[Beside], line: Notice) -> None:
     """Print what was kept, and the first token, of both sides at each temperature."""
-    line(f"\nDrafts kept for each one proposed, {BESIDE_DRAFTS} a cycle, and the median first token")
+    line(f"\nShare of drafts accepted, {BESIDE_DRAFTS} per cycle, and median time to first token")
     rows = []
     for each in found:
         theirs, ours = acceptance(each.mlx_lm), acceptance(each.helix)

@@ -1,4 +1,4 @@
-"""Whether speculation says what the target alone says: identical, or where the texts part, and by what margin."""
+"""Whether speculation gives the target's own text: identical, or where and by what margin it differs."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def margin(engine: Engine, tokens: list[int]) -> float:
 
 def show(found: list[Compared], line: Notice) -> None:
     """Print a row for each workload and temperature, and a line for each answer that parts."""
-    line("\nAnswers that are plain decoding's, token for token")
+    line("\nAnswers identical to plain decoding, token for token")
     rows = []
     for workload, temperature in dict.fromkeys((each.workload, each.temperature) for each in found):
         row = [f"{workload}, temperature {temperature:g}"]

@@ -125,7 +125,7 @@ def run_acceptance(run: Run) -> None:
 def run_kernels(run: Run) -> None:
     """What the parts of a cycle cost, and on a CPU what its kernels are worth."""
     cost_table = run.ours.cost_table
-    run.line("\nWhat a cycle costs here (ms): a target pass by its rows, and a step of the draft")
+    run.line("\nCost of a cycle (ms): a target pass by number of rows, and a draft step")
     costs = [f"{cost * 1e3:.2f}" for cost in cost_table.target_s]
     table(["", *map(str, range(1, len(costs) + 1)), "draft step"], [["", *costs, f"{cost_table.draft_s * 1e3:.2f}"]])
     library = run.ours.pair.kernels.library

@@ -69,7 +69,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
-            raise SettingsError(f"held-out is {self.held_out:g}, but has to be a share between 0 and 1")
+            raise SettingsError(f"held-out is {self.held_out:g}, but must be a share between 0 and 1")
 
 
 def distill(wanted: Wanted, line: Notice, progress: StepProgress) -> dict[str, Any]:
@@ -110,12 +110,12 @@ def _folders(pair: NamedPair) -> dict[str, Path]:
         PairError: there is no draft, or its ids mean something else.
     """
     if pair.draft == "none":
-        raise PairError(f"{pair.name} has no draft to teach; make a pair with --draft first")
+        raise PairError(f"{pair.name} has no draft to train; convert a pair with --draft first")
     folders = {"target": fetch(pair.target), "draft": fetch(pair.draft)}
     target, draft = (Tokenizer.load(folder, None) for folder in folders.values())
     if compare(target, draft).kind == "shared":
         raise PairError(
-            f"the draft of {pair.name} has a vocabulary of its own; only one that shares its target's can be taught"
+            f"the draft of {pair.name} does not have its target's vocabulary and cannot be trained; use another"
         )
     return folders
 
@@ -133,7 +133,7 @@ def _begin(work: Path, wanted: Wanted, prompts: Prompts, folders: dict[str, Path
     }
     note, text = work / "made_of.json", json.dumps(made_of)
     if note.is_file() and note.read_text(encoding="utf-8") == text:
-        line(f"going on with what is in {work}")
+        line(f"Resuming from {work}.")
         return
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -162,8 +162,8 @@ class _Job:
         if not course.best_epoch:
             shutil.rmtree(self.work, ignore_errors=True)
             raise PairError(
-                f"the draft of {self.pair.name} foresees held-out answers best as it is; "
-                "give more prompts, or another --rate"
+                f"training did not improve the draft of {self.pair.name} on held-out prompts; "
+                "give more prompts, or try another --rate"
             )
         made = self.work / "pair"
         shutil.rmtree(made, ignore_errors=True)
@@ -190,7 +190,7 @@ class _Job:
             write_beside(before, json.dumps(kept).encode())
         measured = json.loads(before.read_text(encoding="utf-8"))
         told = ", ".join(f"{each['acceptance']:.3f} at temperature {each['temperature']:g}" for each in measured)
-        self.line(f"{len(texts)} texts of the target; the draft as it is keeps {told}")
+        self.line(f"{len(texts)} answers generated; before training the target accepts {told}")
         return texts, measured
 
     def _engine(self, draft: Path) -> Engine:

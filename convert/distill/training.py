@@ -125,7 +125,7 @@ class Trainer:
             course.best_epoch = course.epoch
             self._save(BEST, {"parameters": self._parameters})
         self._save(STATE, {"parameters": self._parameters, "optimizer": self._optimizer.state})
-        line(f"epoch {course.epoch}: {course.chances[-1]:.3f} of the drafts on held-out texts would be kept")
+        line(f"epoch {course.epoch}: acceptance {course.chances[-1]:.3f} on held-out texts")
 
     def _loss(self, parameters: Any, *arrays: mx.array) -> mx.array:
         rows = Rows(*arrays)

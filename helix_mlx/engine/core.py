@@ -116,16 +116,16 @@ class EngineCore:
         notice, key = notice or (lambda _: None), self._cost_table_key()
         known = store.find(key)
         if known is None:
-            notice("Measuring what drafts cost on this machine; this happens once.")
+            notice("Calibrating draft cost (one time, about 2 s)…")
             vocab = min(self.pair.target.vocab_size, self.pair.draft.vocab_size if self.pair.draft else 2**31)
             cost_table = self.thread.call(
                 lambda: measure(self.runner, self._trial, vocab, self.pair.draft is not None, progress)
             )
             if cost_table is None:
-                notice("The context is too short to measure them in; drafts begin with an estimate of their costs.")
+                notice("The context is too short to calibrate; draft costs start from an estimate.")
                 return False
             if not store.keep(key, cost_table):
-                notice("What was measured cannot be kept on disk, so it will be measured again next time.")
+                notice("Cannot save the calibration to disk; it will run again next time.")
         else:
             cost_table = known
         self.draft_policy.begin(cost_table, measured=True)

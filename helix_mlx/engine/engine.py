@@ -74,7 +74,7 @@ def load(
     )
     if loaded.generation.left_out and notice is not None:
         asked = ", ".join(f"{name} {value}" for name, value in loaded.generation.left_out.items())
-        notice(f"The model's generation_config.json asks for {asked}, which Helix does not have: answers are without.")
+        notice(f"The model's generation_config.json asks for {asked}, which Helix does not support; ignored.")
     loaded = loaded.with_kernels(kernels)
     loaded.check()
     engine = Engine(loaded, config, notice)
@@ -224,7 +224,7 @@ class Engine:
         if not isinstance(request, Request):
             request = replace(self._request(request, params, settings), n=n)
         elif params is not None or settings or n != 1:
-            raise SettingsError("give either one Request or a prompt with single settings")
+            raise SettingsError("give either a Request or a prompt with single settings, not both")
         (handle,) = self._core.submit([self._sequences(request)])
         handle.owner = self
         return handle

@@ -1,4 +1,4 @@
-"""A product with quantised weights: MLX's own, which is the definition, beside ours on a CPU, and the layers for it."""
+"""Quantised matrix product: MLX's own (the reference), ours for the CPU, and the layers that use it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def quantized_matmul(
 ) -> mx.array:
     """x times the transpose of a quantised matrix: `mx.quantized_matmul`, or what our kernels make of it.
 
-    Ours sums each row in the same order however many rows there are, so a row's result is always the same.
+    Ours sums every row in the same order whatever the number of rows, so a row's result never changes.
 
     Args:
         x: `[..., K]`, float32, float16 or bfloat16, of any strides.
@@ -35,7 +35,7 @@ def quantized_matmul(
         scales, biases: `[N, K / group_size]`; float32 for our kernels.
         group_size: 32, 64 or 128.
         bits: 4 or 8.
-        library: our kernels; None is MLX's own path.
+        library: our kernels; None uses MLX's own operation.
 
     Returns:
         `[..., N]` of x's dtype with our kernels, of the widest of the three with MLX.
@@ -62,7 +62,7 @@ def embedding(
     Args:
         ids: `[...]` of whole numbers; one below 0 counts from the end.
         weight, scales, biases, group_size, bits: as for `quantized_matmul`, of one matrix.
-        library: our kernels; None is MLX's own path.
+        library: our kernels; None uses MLX's own operation.
 
     Returns:
         `[..., K]` float32 with our kernel, of the dtype of the scales with MLX.
@@ -76,10 +76,10 @@ def embedding(
 
 
 class _Served:
-    """A layer by our kernels: affine, of 4 or 8 bits, with groups that they know.
+    """A layer that our kernels support: affine, 4 or 8 bits, with a supported group size.
 
     Args:
-        layer: the layer of MLX that it takes the place of.
+        layer: the MLX's layer that it replaces.
         library: the kernels.
     """
 

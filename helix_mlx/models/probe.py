@@ -1,4 +1,4 @@
-"""Whether a model of mlx-lm can run over pages, and what its layers keep: found without, and with, a few tokens."""
+"""Checks whether an mlx-lm model can run on pages, and finds what its layers cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NOT_YET = {
 }
 """What a layer does, by the cache of mlx-lm that it keeps."""
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a model raises in a pass that it cannot do."""
+"""The exceptions of a model that cannot do a pass."""
 
 _TOKENS = (1, 2, 3, 4, 5)
 """Read by `check_rows`; every vocabulary has them."""
@@ -45,25 +45,25 @@ def probe(model: Any, config: dict[str, Any]) -> tuple[tuple[LayerShape, ...], i
     for name, module in model.named_modules():
         if type(module).__name__ == "DynamicNTKScalingRoPE":  # by name: older mlx-lm has no such class
             raise ModelError(
-                f"{name} turns by the length of the text, which speculation cannot take back; name another model"
+                f"{name} depends on the length of the text, so drafts cannot be rolled back; choose another model"
             )
     windows = [_window(index, cache, kind) for index, cache in enumerate(make_prompt_cache(model))]
     probes = [_ProbeCache() for _ in windows]
     try:
         logits = model(mx.zeros((2, 1), mx.int32), cache=probes)
     except _FAILURES as error:
-        raise ModelError(f"{_why_not(model, kind, error)}; name another model") from error
+        raise ModelError(f"{_why_not(model, kind, error)}; choose another model") from error
     shapes = []
     for index, (probed, window) in enumerate(zip(probes, windows, strict=True)):
         if probed.shape is None:
             raise ModelError(
-                f"layer {index} of {kind} keeps no keys and values that Helix can page; name another model"
+                f"layer {index} of {kind} has no keys and values that Helix can page; choose another model"
             )
         if probed.windows and probed.windows.isdisjoint({window, None}):
             looks = " or ".join(map(str, probed.windows))
             raise ModelError(
-                f"layer {index} of {kind} keeps {window or 'all'} positions and looks at {looks}: one pass of several "
-                "tokens says otherwise than single steps, and drafts cannot be checked; name another model"
+                f"layer {index} of {kind} caches {window or 'all'} positions but attends to {looks}: one pass over "
+                "several tokens would differ from single steps, so drafts cannot be verified; choose another model"
             )
         shapes.append(replace(probed.shape, window=window, mask_rank=_mask_rank(config)))
     return tuple(shapes), int(logits.shape[-1])
@@ -79,19 +79,19 @@ def _window(index: int, cache: object, kind: str) -> int | None:
     if type(cache) is RotatingKVCache and cache.keep == 0:
         return int(cache.max_size)
     name = type(cache).__name__
-    why = f"{_NOT_YET[name]} not supported yet" if name in _NOT_YET else "Helix cannot roll that back yet"
-    raise ModelError(f"layer {index} of {kind} keeps a cache of the kind {name}: {why}; name another model")
+    why = f"{_NOT_YET[name]} not supported yet" if name in _NOT_YET else "Helix cannot roll it back yet"
+    raise ModelError(f"layer {index} of {kind} uses a cache of type {name}: {why}; choose another model")
 
 
 def _why_not(model: Any, kind: str, error: Exception) -> str:
     """Why a ragged pass failed: by what it asks of a cache, by the raggedness, or for a reason of its own."""
     if isinstance(error, AttributeError) and isinstance(error.obj, _ProbeCache):
-        return f"{kind} reads {error.name} of its caches, which Helix's pages do not offer yet"
+        return f"{kind} reads {error.name} of its cache, which Helix does not support yet"
     try:
         model(mx.zeros((1, 1), mx.int32), cache=make_prompt_cache(model))
     except _FAILURES as alone:
         return f"{kind} cannot run on this device ({one_line(alone)})"
-    return f"{kind} does not take sequences of different lengths in one batch ({one_line(error)})"
+    return f"{kind} cannot run sequences of different lengths in one batch ({one_line(error)})"
 
 
 def _mask_rank(config: dict[str, Any]) -> int:
@@ -118,7 +118,7 @@ class _ProbeCache:
 
 
 def check_rows(model: Any, layers: Sequence[LayerShape], config: dict[str, Any]) -> None:
-    """See whether a model says the same in passes of several rows over pages as it says by itself, step by step.
+    """Check that a model gives the same logits for several rows over pages as for single steps on its own.
 
     Fifteen rows in four passes: two sequences that begin alike read three tokens, one of them is rolled back by two,
     and both read two more from where they are. mlx-lm's own caches read the same tokens, the last of them in a step.
@@ -141,12 +141,12 @@ def check_rows(model: Any, layers: Sequence[LayerShape], config: dict[str, Any])
         where = "over Helix's pages"
         apart = _distance(_paged_logits(model, layers, text), plain)
     except _FAILURES as error:
-        raise ModelError(f"{kind} cannot run {where} ({one_line(error)}); name another model") from error
+        raise ModelError(f"{kind} cannot run {where} ({one_line(error)}); choose another model") from error
     if not apart <= _TOLERANCE.get(plain.dtype, _HALF_TOLERANCE):  # NaN is not, either
         kept = ", ".join(f"{n} {name}" for name, n in Counter(type(each).__name__ for each in caches).items())
         raise ModelError(
-            f"{kind} says otherwise in one pass of several tokens than in single steps (logits are {apart:.2g} of "
-            f"their deviation apart; layers keep {kept}), and drafts cannot be checked; name another model"
+            f"{kind} gives other logits in one pass over several tokens than in single steps (by {apart:.2g} of "
+            f"their standard deviation; caches: {kept}), so drafts cannot be verified; choose another model"
         )
 
 

@@ -1,4 +1,4 @@
-"""mlx-lm's cache protocol over pages and tail: what a model sees of the paged store."""
+"""The paged store behind mlx-lm's cache protocol, as models see it."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ class PagedKV:
 
     @classmethod
     def empty(cls, pool: PagePool, model: int, table: BlockTable, slots: int) -> PagedKV:
-        """One sequence with nothing in it."""
+        """One empty sequence."""
         return cls(pool, model, [table], Tail.zeros(pool.layers[model], 1, slots), [0])
 
     @classmethod
     def concatenate(cls, parts: Sequence[PagedKV]) -> PagedKV:
-        """The sequences of several, in one batch."""
+        """Several batches joined into one."""
         first = parts[0]
         tables = [table for part in parts for table in part.tables]
         committed = [count for part in parts for count in part.committed]
@@ -70,14 +70,14 @@ class PagedKV:
         return cls(first.pool, first.model, tables, tail, committed)
 
     def take(self, rows: Sequence[int]) -> PagedKV:
-        """The sequences named by `rows`, in that order."""
+        """The sequences with the indices `rows`, in that order."""
         if list(rows) == list(range(len(self.tables))):
             return self
         tables = [self.tables[b] for b in rows]
         return PagedKV(self.pool, self.model, tables, self.tail.take(rows), [self.committed[b] for b in rows])
 
     def has_full_page(self, lengths: Sequence[int]) -> bool:
-        """Whether some sequence has a page's worth of verified positions in its tail."""
+        """Whether any sequence has enough verified positions in its tail to fill a page."""
         size = self.pool.page_size
         return any(n - done >= size for n, done in zip(lengths, self.committed, strict=True))
 
@@ -97,13 +97,13 @@ class PagedKV:
         return counts, pages
 
     def fork(self, table: BlockTable) -> PagedKV:
-        """The one sequence here once more, over pages that it shares; each writes a tail of its own from here on."""
+        """Fork the single sequence: the copy shares its pages and gets a tail of its own."""
         return PagedKV(self.pool, self.model, [table], self.tail.fork(), self.committed)
 
     def found(self, pages: int) -> None:
-        """Take it that the first `pages` pages of the one sequence here hold its positions already.
+        """Mark the first `pages` pages of the single sequence as already filled.
 
-        The tail holds nothing behind them yet: it is written from there on.
+        The tail starts empty after them.
         """
         assert len(self.tables) == 1
         assert len(self.tables[0].pages) >= pages >= self.committed[0] // self.pool.page_size
@@ -111,7 +111,7 @@ class PagedKV:
         self.forget_layout()
 
     def caches(self, offset: mx.array, limit: int, exact: bool = False) -> list[PagedCache]:
-        """One cache object a layer, for one forward pass that writes from position `offset` on.
+        """One cache object per layer, for a forward pass that writes from position `offset` on.
 
         Args:
             offset: [B] int32, positions before the rows of this pass.
@@ -122,7 +122,7 @@ class PagedKV:
         return [PagedCache(view, layer) for layer in range(len(self.tail.keys))]
 
     def layout(self) -> PageLayout:
-        """Where the sequences' pages are, as a forward pass wants it; kept until pages come or go."""
+        """Where the sequences' pages are, for a forward pass; reused until pages are added or removed."""
         if self._layout is None:
             size = self.pool.page_size
             counts = [done // size for done in self.committed]
@@ -138,7 +138,7 @@ class PagedKV:
         return self._layout
 
     def gather_rows(self, heads: int) -> GatherRows:
-        """Where a gather finds the positions of layers with so many heads; kept until pages come or go."""
+        """Gather indices for layers with this many heads; reused until pages are added or removed."""
         if heads not in self._gather_rows:
             at, size = self.layout(), self.pool.page_size
             self._gather_rows[heads] = GatherRows.of(at.block_table, at.committed, self.tail.slots, size, heads)
@@ -150,7 +150,7 @@ class PagedKV:
         self.forget_layout()
 
     def forget_layout(self) -> None:
-        """Pages have come or gone."""
+        """Pages were added or removed."""
         self._layout = None
         self._gather_rows.clear()
 
@@ -158,7 +158,7 @@ class PagedKV:
 def commit(kvs: Sequence[PagedKV], lengths: Sequence[Sequence[int]]) -> int:
     """Move whole pages of verified positions from the tails to the pool, in place.
 
-    The device has to be idle: the caller has just waited for it. Otherwise MLX copies the pool instead.
+    The device must be idle (the caller has just waited for it), or MLX copies the pool.
 
     Args:
         kvs: the keys and values of one model, or of both.
@@ -187,7 +187,7 @@ def commit(kvs: Sequence[PagedKV], lengths: Sequence[Sequence[int]]) -> int:
 
 
 class PagedView:
-    """What all layers of one forward pass share: where the batch lies and where its rows go."""
+    """What all layers of a forward pass share: where the batch is stored and where new rows go."""
 
     def __init__(self, kv: PagedKV, offset: mx.array, limit: int, exact: bool) -> None:
         self.kv = kv
@@ -207,7 +207,7 @@ class PagedView:
         return min(self.limit, self.layout.room)
 
     def places(self, rows: int) -> mx.array:
-        """Where `rows` rows a sequence go in the tail, made once a pass."""
+        """Where `rows` rows per sequence go in the tail; made once per pass."""
         if rows not in self._places:
             self._places[rows] = self.kv.tail.places(self.offset - self.layout.committed, rows)
         return self._places[rows]
@@ -220,7 +220,7 @@ class PagedView:
         return gather(pages, self.kv.gather_rows(pages.shape[1]), tail, self.limit)
 
     def mask(self, rows: int, window: int | None) -> mx.array:
-        """[B, 1, rows, S] bool, made once a pass and window."""
+        """[B, 1, rows, S] bool, made once per pass and window."""
         key = (rows, window)
         if key not in self.masks:
             self.masks[key] = attention_mask(self.offset, rows, self.keys_held, window)
@@ -255,7 +255,7 @@ class PagedCache:
         view, layer = self._view, self._layer
         kv = view.kv
         if view.eager and layer:
-            # A CPU computes the layers before while the host builds those behind. A GPU would only get more, smaller
+            # A CPU can compute the first layers while the host builds the rest. A GPU would only get more, smaller
             # command buffers.
             mx.async_eval(keys, values)
         kv.tail.write(layer, view.places(keys.shape[2]), keys, values)

@@ -1,4 +1,4 @@
-"""Which pages hold which tokens: whole pages stay known when nobody holds them, until their memory is wanted."""
+"""The prefix cache: full pages stay reusable after release, until their memory is needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Match:
 
 
 class PrefixCache:
-    """Finds pages by what is in them: the page's tokens, and those of all pages before it.
+    """Finds pages by their tokens and those of all pages before them.
 
     The key of a page is a digest of its parent's key and of its own tokens; the first page's parent is the identity
     of the models. Only pages that were committed are known, so no draft that was not verified can be among them.
@@ -45,7 +45,7 @@ class PrefixCache:
         return len(self._pages)
 
     def match(self, tokens: Sequence[int]) -> Match:
-        """The longest chain of known pages that these tokens begin with. Nobody holds them for that yet."""
+        """The longest chain of cached pages that these tokens start with. They are not held yet."""
         found = Match([], [])
         digest = self._root
         if not self._pages:
@@ -60,7 +60,7 @@ class PrefixCache:
         return found
 
     def add(self, table: BlockTable, tokens: Sequence[int], pages: int) -> None:
-        """Know the first pages of a block table.
+        """Add the first pages of a block table.
 
         Args:
             table: of a sequence with these tokens; it remembers what is known of it already.
@@ -74,14 +74,14 @@ class PrefixCache:
             parent = table.digests[-1] if table.digests else self._root
             digest = self._chained(parent, tokens[index * size : (index + 1) * size])
             table.digests.append(digest)
-            # Where two sequences have read the same, the page of the first stays the known one.
+            # If two sequences computed the same page, the first one stays in the cache.
             if digest not in self._pages:
                 page = table.pages[index]
                 self._pages[digest], self._digests[page] = page, digest
                 self._allocator.pin_cached(page)
 
     def clear(self) -> None:
-        """Know nothing any more."""
+        """Clear the cache."""
         for page in list(self._digests):
             self._uncache(page)
             self._allocator.uncache(page)

@@ -1,6 +1,6 @@
-"""What a cycle costs on this machine, measured once and kept on disk: the cost table of one pair.
+"""What a cycle costs on this machine: the cost table of a pair, measured once and stored on disk.
 
-Plain Python and no MLX: who runs the cycles hands in their seconds.
+Plain Python without MLX: the caller runs the cycles and passes their times in.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from helix_mlx.speculative.cost_model import CostTable, CycleKind
 FORMAT = 3
 """Of the files; a file of another one is measured anew, as one from when a cycle was another piece of work."""
 _LEAST_S, _MOST_S = 1e-7, 1e4
-"""What no part of a cycle stays below, and none reaches."""
+"""Sanity bounds for the time of any part of a cycle, in seconds."""
 _READ_SHARE = 1 / 32
-"""A token that is read together with many others, in steps of the draft, where that was not measured."""
+"""Assumed cost of a prefill token of the draft, in draft steps, if not measured."""
 
 
 @dataclass(frozen=True)
 class CostTableKey:
-    """What a cost table belongs to; where anything differs, it is measured anew.
+    """The conditions that a cost table was measured under; any change means measuring again.
 
     Args:
         chip: the device's name.
@@ -53,7 +53,7 @@ class CostTableKey:
 
 
 class CostTableStore:
-    """Cost tables on disk, one file each. A folder that cannot be written is done without.
+    """Cost tables on disk, one file each. If the folder cannot be written, none are kept.
 
     Args:
         folder: made when it is first needed.
@@ -63,7 +63,7 @@ class CostTableStore:
         self._folder = folder
 
     def find(self, key: CostTableKey) -> CostTable | None:
-        """The cost table of a key; None where there is none, or a file of it that means nothing."""
+        """The cost table of a key; None if there is none or its file is invalid."""
         try:
             data = json.loads((self._folder / key.file_name).read_text(encoding="utf-8"))
             if data["format"] != FORMAT or data["key"] != asdict(key):
@@ -78,7 +78,7 @@ class CostTableStore:
             return None
 
     def keep(self, key: CostTableKey, cost_table: CostTable) -> bool:
-        """Write a cost table beside and rename it; returns whether that could be done."""
+        """Save a cost table atomically; returns whether it succeeded."""
         data = {"format": FORMAT, "key": asdict(key), "cost_table": asdict(cost_table)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ class CostTableStore:
 
 
 def cost_table_of(seconds: Mapping[CycleKind, Sequence[float]], reads: Sequence[tuple[int, float]]) -> CostTable | None:
-    """The cost table that measured cycles come to; None where those of K = 0 or of the largest K are missing.
+    """The cost table from measured cycles; None if K = 0 or the largest K is missing.
 
     Args:
         seconds: of cycles by their kind. Those without the model are passes of the target; draft lengths between them
@@ -105,7 +105,7 @@ def cost_table_of(seconds: Mapping[CycleKind, Sequence[float]], reads: Sequence[
         above = min(known for known, uses_model in medians if not uses_model and known >= count)
         share = (count - below) / (above - below) if above > below else 0.0
         cost = (1 - share) * medians[below, False] + share * medians[above, False]
-        # More rows are never cheaper: where they seem so, it is noise.
+        # More rows are never cheaper; if they seem so, it is noise.
         target_s.append(max(cost, *target_s) if target_s else cost)
     steps = [(cost - target_s[count]) / count for (count, uses_model), cost in medians.items() if uses_model]
     draft_s = max(_LEAST_S, statistics.median(steps)) if steps else 0.0

@@ -1,4 +1,4 @@
-"""What a cycle costs: a cost table measured once, corrected by what the cycles of this run really take."""
+"""What a cycle costs: a table measured once, corrected by the cycles of the current run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from helix_mlx.speculative.kalman import KalmanFilter
 _NOISE = 0.15
 """Standard deviation of one cycle's logarithm of seconds: commits and other programs disturb some."""
 _DRIFT = 0.03
-"""By how much the machine as a whole may become faster or slower from one cycle to the next."""
+"""How much the speed of the whole machine may drift per cycle."""
 _WEAR = 0.002
-"""By how much a kind of cycle may become dearer beside the others: a hot chip punishes wide passes."""
+"""How much the relative cost of one kind of cycle may drift: a hot chip slows wide passes most."""
 _ANYTHING = 1e3
-"""Nothing is known of how fast it is: the cost table may have been made elsewhere, or in another unit."""
+"""Initial uncertainty of the machine's speed: the table may come from elsewhere or be in other units."""
 _TABLE_OFF, _GUESS_OFF = 0.1, 0.3
-"""How far a cost table that was measured is off beside plain cycles, and one that was guessed."""
+"""Initial uncertainty relative to plain cycles: of a measured table, and of a guessed one."""
 _ELSEWHERE = 0.1
-"""How far all that may be off for another length of context: a place to begin."""
+"""Extra uncertainty for another context length."""
 _PLAIN_RUN = 6
 """Calls, and one cycle less that is plain, where the cost of one is not known."""
 _PLAIN_AGAIN, _PLAIN_EVERY = 32, 256
@@ -30,12 +30,12 @@ soon, and the machine may have changed."""
 CycleKind = tuple[int, bool]
 """K, and whether the draft model was asked."""
 _MACHINE, _ROWS, _DRAFTS = "machine", "rows", "drafts"
-"""Why cycles take longer than the table says: all of them, those of several rows, those that ask the draft model."""
+"""Why cycles deviate from the table: all of them, those with several rows, those with the draft model."""
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """Seconds of the parts of a cycle, for a number of sequences and a length of context.
+    """Seconds of the parts of a cycle, for a given batch size and context length.
 
     Args:
         target_s: of a target pass of 1..8 rows a sequence.
@@ -58,19 +58,19 @@ class CostTable:
         return self.target_s[count] + count * self.draft_s * uses_model
 
     def for_batch(self, sequences: int) -> CostTable:
-        """A guess for several sequences, from the rows of all of them; past eight rows as the last ones grow."""
+        """An estimate for several sequences from their total rows; extrapolated past eight rows."""
         slope = max(0.0, self.target_s[-1] - self.target_s[-4]) / 3
 
         def rows_s(rows: int) -> float:
             return self.target_s[rows - 1] if rows <= len(self.target_s) else self.target_s[-1] + slope * (rows - 8)
 
         costs = tuple(rows_s(sequences * (count + 1)) for count in range(MAX_DRAFT_TOKENS + 1))
-        # A draft's step grows with its rows as a target's does.
+        # A draft step is assumed to scale with rows as a target pass does.
         return CostTable(costs, self.draft_s * costs[0] / self.target_s[0], self.draft_read_s)
 
 
 class CostModel:
-    """The cost of a cycle of K drafts: the cost table's, corrected by the cycles that were measured.
+    """The cost of a cycle with K drafts: the table's, corrected by measured cycles.
 
     A machine's speed changes as a whole, and one kind of cycle may be seen while it is fast, another while it is slow.
     What is slow beside others seen at about the same time is told apart from a machine that is slow.
@@ -92,9 +92,9 @@ class CostModel:
         self._known: dict[CycleKind, float] = {}
 
     def needs_plain_sample(self) -> bool:
-        """Whether the next cycle should be a plain one, to learn what that takes; each call counts as a cycle.
+        """Whether the next cycle should be plain, to learn its cost; each call counts as a cycle.
 
-        As long as only cycles with drafts are seen, a machine that is slow at those looks slow as a whole.
+        With only drafting cycles, a machine that is slow at drafting cannot be told from a slow machine.
         """
         if not self._plain_samples_needed and self._without >= self._again:
             self._plain_samples_needed, self._without = _PLAIN_RUN, 0
@@ -123,7 +123,7 @@ class CostModel:
         self._known.clear()
 
     def cycle_s(self, count: int, uses_model: bool = True) -> float:
-        """What a cycle of K drafts is expected to take."""
+        """Expected seconds of a cycle with K drafts."""
         key = count, uses_model and count > 0
         if key not in self._known:
             self._known[key] = self.cost_table.cycle_s(*key) * math.exp(self._off.expected(_causes(key)))
@@ -131,18 +131,18 @@ class CostModel:
 
     @property
     def draft_s(self) -> float:
-        """What a step of the draft model is expected to take."""
+        """Expected seconds of a draft step."""
         return self.cost_table.draft_s * math.exp(self._off.expected((_MACHINE, _DRAFTS)))
 
     def carried(self) -> CostModel:
-        """Where to begin for another length of context."""
+        """A starting point for another context length."""
         other = CostModel(self.cost_table, guessed=True)
         other._off = self._off.copied(_ELSEWHERE)
         return other
 
 
 def _causes(key: CycleKind) -> tuple[Hashable, ...]:
-    """Of what a cycle deviates; plain ones are what the machine is measured by."""
+    """The causes that affect a cycle; plain cycles measure the machine itself."""
     if not key[0]:
         return (_MACHINE,)
     return (_MACHINE, _ROWS, _DRAFTS, key) if key[1] else (_MACHINE, _ROWS, key)

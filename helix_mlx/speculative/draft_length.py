@@ -1,4 +1,4 @@
-"""The draft length that pays: plain Python, no MLX, and no clock of its own.
+"""Chooses the fastest draft length. Plain Python, without MLX and without a clock.
 
 A cycle of K drafts yields E(K) tokens (from the acceptance seen so far) and takes T(K) seconds (from the costs seen so
 far); the controller takes the K with the most tokens a second. K = 0 is a choice like any other. While parked there,
@@ -17,31 +17,31 @@ from helix_mlx.speculative.acceptance import Estimate
 NO_DRAFT = "none"
 """Instead of a drafter's name."""
 HYSTERESIS = 1.02
-"""Another choice has to promise so many times as many tokens a second."""
+"""Switch only for this gain in tokens per second."""
 PARKING = 1.01
 """AdaptiveDraftPolicy goes on down to this gain: what promises less is not worth the risk that it is none."""
 PROBE_SHARE = 0.01
-"""The share of the time without drafts that trying some again may cost."""
+"""Share of the time without drafts that exploratory drafts may cost."""
 CATCH_UP_SHARE = 0.01
-"""The share that reading what the draft missed meanwhile may cost besides."""
+"""Additional share for catching the draft model up."""
 WORTH_TRYING = 1.05
-"""What drafts would gain that were all kept, at least; otherwise none is tried."""
+"""Minimum gain if all drafts were accepted; below it none are tried."""
 MOST_TRIES = 4
 """Tries that follow each other where each was kept. By then it is known whether more of them would pay."""
 FRESH_TRIES = 1
 """Tries at the beginning of an answer, and more where one is kept, where drafts would not pay in those before it: this
 one may be another."""
 FRESH_SHARE = 0.02
-"""The share of an answer's time that reading the prompt for them may cost."""
+"""Share of an answer's time that the draft's prefill may cost."""
 HORIZON = 64
-"""Tokens over which it has to pay that a draft model reads what it missed."""
+"""Tokens within which catching the draft model up must pay off."""
 RISK = 2.0
 """What that counts as, in times of itself: about every second text that is read so turns out not to be worth it."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Who drafts in the next cycle, how many, and what that promises over plain decoding: 1 is as fast.
+    """The drafter and draft length of the next cycle, and the expected speedup over plain decoding.
 
     `kept` is the share of the drafts that is expected to be kept; `tries` tells a draft that is made to learn.
     """
@@ -54,7 +54,7 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        """Why, in a few words."""
+        """The reason, in a few words."""
         if self.tries:
             return "a try, whether drafts pay again"
         if not self.count:
@@ -63,7 +63,7 @@ class Choice:
 
 
 PLAIN = Choice(NO_DRAFT, 0, PARKING)
-"""No drafts: what others are measured by."""
+"""No drafts: the baseline for the others."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Candidate:
 
 
 class DraftLengthController:
-    """Chooses for the sequences that go through the cycle together, cycle by cycle."""
+    """Chooses the draft length of a batch, cycle by cycle."""
 
     def __init__(self) -> None:
         self.last = Choice(NO_DRAFT, 0, 1.0)
@@ -97,18 +97,18 @@ class DraftLengthController:
         self._fresh = 0
 
     def begin(self) -> None:
-        """An answer has begun, of which nothing is known yet."""
+        """A new answer has started."""
         self._fresh, self._failed, self._in_a_row = FRESH_TRIES, 0, 0
 
     def note(self, drafted: int, accepted: int) -> None:
-        """What came of the last choice: where a try was kept, the next one follows at once."""
+        """Report the last choice's result; after an accepted try, the next follows at once."""
         if self._tried and drafted:
             self._failed = 0 if accepted else min(self._failed + 1, 2)
             self._in_a_row = (self._in_a_row + 1) % MOST_TRIES if accepted else 0
         self._tried = False
 
     def choose(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
-        """The best candidate for the next cycle, which is going to run so.
+        """Choose the best candidate for the next cycle, and commit to it.
 
         Args:
             candidates: the drafters that may be asked.
@@ -120,7 +120,7 @@ class DraftLengthController:
         return choice
 
     def weigh(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
-        """What `choose` would choose; nothing is noted of it."""
+        """What `choose` would return, without side effects."""
         best, best_worth = PLAIN, PARKING * (HYSTERESIS if not self.last.count else 1.0)
         limit = min(remaining - 1, MAX_DRAFT_TOKENS)
         for candidate in candidates:
@@ -149,7 +149,7 @@ class DraftLengthController:
             self._parked_s, self._in_a_row = self._parked_s + plain_s * cycles, 0
 
     def _probe(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice | None:
-        """One draft, where enough time has passed without any that the try costs little of it."""
+        """A single exploratory draft, if enough time has passed that it costs little."""
         able = [
             candidate
             for candidate in candidates
@@ -171,7 +171,7 @@ class DraftLengthController:
 
 
 def could_pay(most: int, plain_s: float, cycle_s: Callable[[int], float]) -> bool:
-    """Whether drafts that are all kept would be worth their cost.
+    """Whether drafting would pay off if all drafts were accepted.
 
     Args:
         most: the largest K.

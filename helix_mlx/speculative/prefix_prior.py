@@ -1,4 +1,4 @@
-"""What a drafter's drafts usually come to: over all texts, and over those whose prompts begin alike.
+"""Typical acceptance of a drafter: over all texts, and over those whose prompts start the same way.
 
 Prompts that share a template, a system prompt or the turns before come from one program and one conversation, and
 drafts are kept about as often in all of them. A short answer has ended before its own cycles tell as much.
@@ -13,7 +13,7 @@ LENGTHS = (0, 1, 4, 16, 64, 256, 1024)
 WEIGHT = 6.0
 """How many drafts count as much as what is known of a shorter prefix."""
 MEMORY = 0.995
-"""What is left of a draft's weight after the next one: some 200 count. One bad answer alone parks none that follow."""
+"""Decay of a draft's weight per draft: about 200 count, so that one bad answer does not stop drafting."""
 MOST_KEPT = 4096
 """Prefixes that are remembered; those that were noted last."""
 
@@ -45,7 +45,7 @@ class PrefixPrior:
         return chance
 
     def note(self, keys: Sequence[int], kept: bool) -> None:
-        """A first draft was kept, or was not."""
+        """Record whether a first draft was accepted."""
         for key in keys:
             # What was noted last stands last.
             before, drafted = self._seen.pop(key, (0.0, 0.0))

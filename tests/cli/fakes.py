@@ -45,7 +45,9 @@ class FakeTalk:
         self.template_settings.append({"thinking": settings.get("thinking"), **(settings.get("template_args") or {})})
         text = messages[-1]["content"]
         if text == "too long":
-            raise PromptError("the prompt has 9999 tokens and the context 4096; shorten it, or raise --max-context")
+            raise PromptError(
+                "the prompt has 9999 tokens but the context holds 4096; shorten it, or raise --max-context"
+            )
         if progress:
             progress(1, 1)
         if text.startswith("think"):

@@ -103,7 +103,7 @@ def test_two_receipts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture
     assert lines[3].split() == ["first", "second", "ratio"]
     assert len(lines) > 10
     assert all(line.split()[-1] in ("1.000", "-") for line in lines[4:])
-    for wrong, told in (("{}", "no receipt"), ("[", "cannot read"), (data_of(files[0], 7), "format 7")):
+    for wrong, told in (("{}", "not a receipt"), ("[", "cannot read"), (data_of(files[0], 7), "format 7")):
         files[1].write_text(wrong)
         assert run("bench", "compare", *map(str, files)) == 2
         err = capsys.readouterr().err
@@ -125,26 +125,26 @@ def test_ctrl_c_keeps_what_was_measured(
     data = json.loads(file.read_text())
     assert not data["complete"]
     assert data["latency"]
-    assert "Whole parts: none" in capsys.readouterr().err
+    assert "Completed: none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--pair", "tiny", "--synthetic", "small/smaller"], "exclude each other"),
-        (["memory", "--plot", "x.png"], "--plot draws speeds"),
-        (["throughput", "--arm", "helix K=2"], "--arm chooses"),
+        (["--pair", "tiny", "--synthetic", "small/smaller"], "cannot be used together"),
+        (["memory", "--plot", "x.png"], "--plot shows latency"),
+        (["throughput", "--arm", "helix K=2"], "--arm applies to latency only"),
         (["--synthetic", "small"], "TARGET/DRAFT"),
         (["--repeats", "0"], "not in the range"),
         (["everything"], "No such command"),
         (["memory", "--json", "x.json"], "--out FILE"),
         (["simulation", "--json", "x.json"], "--out FILE"),
         (["--json", "x.json"], "--out FILE"),
-        (["--quick", "--no-color", "memory"], "--quick, --no-color before memory does nothing"),
+        (["--quick", "--no-color", "memory"], "--quick, --no-color before memory has no effect"),
         (["memory", "--out", "nowhere/x.json"], "no folder nowhere"),
         (["latency", "--plot", "nowhere/x.png"], "no folder nowhere"),
         (["simulation", "--out", "nowhere/x.json"], "no folder nowhere"),
-        (["pool-size", "--pair", "tiny", "--target", "x"], "exclude each other"),
+        (["pool-size", "--pair", "tiny", "--target", "x"], "cannot be used together"),
         (["pool-size", "--pages", "0"], "not in the range"),
         (["attention", "--context", "8", "--rows", "8"], "less than --context, 8"),
         (["attention", "--repeats", "0"], "not in the range"),
@@ -153,7 +153,7 @@ def test_ctrl_c_keeps_what_was_measured(
         (["distillation", "--teach", "none"], "'auto', 'full', 'lora'"),
         (["replay", "--write", "nowhere/x.json"], "no folder nowhere"),
         (["replay", "--read", __file__], "name a recording"),
-        (["replay", "--ladder", "abacus"], "m4-pro"),
+        (["replay", "--cost-table", "abacus"], "m4-pro"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ _TITLES = {"system": "System", "user": "You"}
 
 
 def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
-    """Write a conversation beside its file and rename it, so that no half of one is ever left.
+    """Write a conversation to a file, completely or not at all.
 
     Args:
         path: the file.
@@ -26,9 +26,9 @@ def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
     if not text:
         raise SettingsError("there is nothing to save yet")
     if path.is_dir():
-        raise SettingsError(f"{path} is a folder; name a file")
+        raise SettingsError(f"{path} is a folder; give a file name")
     if path.exists() and not overwrite:
-        raise SettingsError(f"{path} exists; choose another name, or replace it with /save! {path}")
+        raise SettingsError(f"{path} already exists; choose another name, or overwrite it with /save! {path}")
     try:
         write_beside(path, text.encode("utf-8", errors="replace"))
     except OSError as error:
@@ -36,13 +36,13 @@ def save_transcript(path: Path, text: str, overwrite: bool = False) -> None:
 
 
 def render_markdown(name: str, messages: Sequence[Message]) -> str:
-    """A conversation in Markdown: a heading a message."""
+    """A conversation in Markdown, with a heading per message."""
     parts = [f"## {_TITLES.get(message['role'], name)}\n\n{_markdown(message)}\n" for message in messages]
     return "\n".join([f"# A chat with {name}\n", *parts])
 
 
 def _markdown(message: Message) -> str:
-    """A message's text, its reasoning folded away before it."""
+    """A message's text, after its reasoning in a collapsed section."""
     content, reasoning = message["content"].strip(), message.get("reasoning_content", "").strip()
     if not reasoning:
         return content

@@ -351,8 +351,8 @@ class Runner:
             with sequence.failing_alone():
                 if kept < 0:
                     raise LogitsError(
-                        f"the target's logits are no numbers at token {sequence.emitted_count + 1} of the answer: its "
-                        "weights are damaged, or too large for their type; fetch or convert the model again"
+                        f"the target's logits are not finite at token {sequence.emitted_count + 1} of the answer: its "
+                        "weights are damaged, or overflow their type; download or convert the model again"
                     )
                 events.append((sequence, self._take(sequence, tokens[: kept + 1], count, drafted)))
         return events

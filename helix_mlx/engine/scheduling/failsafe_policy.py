@@ -61,6 +61,6 @@ class FailsafePolicy:
         except Exception as error:
             self._failed = True
             self._tell(
-                f"Choosing drafts failed ({type(error).__name__}: {error}); answers go on without drafts. "
-                "This is a fault of Helix: please report it."
+                f"Choosing drafts failed ({type(error).__name__}: {error}); continuing without drafts. "
+                "This is a bug in Helix; please report it."
             )

@@ -1,4 +1,4 @@
-"""How the vocabularies of a target and a draft fit: whether an id, or at least a token's text, is the same to both."""
+"""Compares the vocabularies of a target and a draft, by id and by token text."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def compare(target: Tokenizer, draft: Tokenizer) -> VocabularyMatch:
     if match.share_of_draft < LEAST_SHARED:
         shown = ", ".join(f"{i} ({one!r} and {other!r})" for i, one, other in first)
         raise PairError(
-            f"the draft has another vocabulary than the target: they share {match.shared:,} tokens, "
+            f"the draft's vocabulary differs from the target's: they share {match.shared:,} tokens, "
             f"{match.share_of_draft:.0%} of the draft's {sizes[1]:,} and {match.share_of_target:.0%} of the target's "
             f"{sizes[0]:,} "
-            f"({len(differ):,} ids differ, the first are {shown}); "
-            "choose a draft of the same family, or --draft none with --drafter ngram"
+            f"({len(differ):,} ids differ, first {shown}); "
+            "choose a draft of the same family, or use --draft none --drafter ngram"
         )
     return match
 

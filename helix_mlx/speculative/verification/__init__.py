@@ -1,4 +1,4 @@
-"""Verification: which drafts are kept, and which token follows them, without changing what the target says.
+"""Verification: how many drafts to accept and which token follows, keeping the target's distribution exactly.
 
 A rule is a file with the two halves, `propose` and `verify`, and a row in `RULES`.
 """
@@ -25,7 +25,7 @@ RULES = {
 
 
 def verify(rows: Rows, rules: Sequence[str], counts: Sequence[int] | None = None) -> Verdict:
-    """Decide a cycle, each sequence by its own rule; a sequence's verdict is the same in any company.
+    """Verify a cycle, each sequence by its own rule; a sequence's result does not depend on the rest of the batch.
 
     Args:
         rows: the cycle of B sequences.
@@ -54,7 +54,7 @@ def draft_token(
     positions: mx.array,
     rules: Sequence[str],
 ) -> tuple[mx.array, mx.array | None]:
-    """Draw one draft a sequence, as each sequence's rule wants it drawn.
+    """Sample one draft per sequence, as its verification rule requires.
 
     Args:
         draft_logits: [B, V], the draft model's answer.

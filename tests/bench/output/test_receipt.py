@@ -32,5 +32,5 @@ def test_a_receipt_says_what_was_run_where(engine: Engine, tmp_path: Path) -> No
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ReceiptError, match="folder that exists"):
+    with pytest.raises(ReceiptError, match="existing folder"):
         write_output(tmp_path / "nowhere" / "receipt.json", b"")

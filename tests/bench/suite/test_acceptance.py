@@ -26,9 +26,9 @@ def test_what_is_kept_promises_a_draft_length() -> None:
     first, second, third = promises([good, good, bad, never], cost_table)
     assert first.best == 4
     assert first.gains[4] == pytest.approx((1 + 0.9 + 0.81 + 0.73 + 0.66) / 1.8)
-    assert "4 a cycle would be 2.28 times" in first.told
+    assert "4 drafts per cycle would be 2.28 times" in first.told
     assert (second.best, third.best) == (0, 0)
-    assert "no drafts would pay" in second.told
+    assert "drafting would not pay off" in second.told
 
 
 def test_each_position_is_kept_as_often_as_the_pair_was_made_for(engine: Engine) -> None:
