@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -109,13 +108,18 @@ def test_every_public_name_is_there_and_every_error_is_one_of_them() -> None:
     assert found <= set(helix_mlx.__all__)
 
 
-@pytest.mark.parametrize("name", ["MemoryReport", "Metrics"])
-def test_an_old_name_says_what_it_is_called_now(name: str) -> None:
-    from helix_mlx.engine.memory import MemoryReport
-    from helix_mlx.engine.metrics import Metrics
-
-    made: Any = Metrics() if name == "Metrics" else MemoryReport(1, 1, 1, 1, 1, 0.5, 1, 1)
-    with pytest.raises(AttributeError, match=f"{name}.waste is unused_fraction now"):
-        _ = made.waste
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("MemoryReport", "waste", "unused_fraction"),
+        ("Metrics", "waste", "unused_fraction"),
+        ("Engine", "ladder", "cost_table"),
+    ],
+)
+def test_an_old_name_says_what_it_is_called_now(name: str, old: str, new: str) -> None:
+    kind = getattr(helix_mlx, name)
+    made = kind.__new__(kind)
+    with pytest.raises(AttributeError, match=f"{name}.{old} is now called {new}"):
+        getattr(made, old)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = made.nothing

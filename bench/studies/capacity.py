@@ -1,4 +1,4 @@
-"""How many sequences a KV budget holds at once, and how much of what they hold is in vain: a replay without a model.
+"""How many sequences fit in a KV budget, and how much of it is unused: a replay without a model.
 
     helix-mlx bench capacity [--quick] [--seed 0] [--out FILE]
 
@@ -40,7 +40,7 @@ PREFILL = 2048
 """Prompt tokens a step: enough for the queue to be never what keeps sequences from running."""
 DRAFTS = 4
 KEPT = 0.7
-"""The chance that a draft is kept, where the ones before it were."""
+"""Chance that a draft is accepted, where the ones before it were."""
 SPARE = 1.1
 """`max_sequences` by the number that the budget holds on average."""
 ASKED_TIMES, ASKED_WASTE = 4.0, 0.04
@@ -169,12 +169,12 @@ class Replay:
         for job in scheduler.running:
             if job.target_length >= job.length:
                 self._commit(job, job.length - 1)
-        turn = scheduler.admit(self._allocator.pages_free, self._pages_needed)
-        for job in turn.preempt:
+        admission = scheduler.admit(self._allocator.pages_free, self._pages_needed)
+        for job in admission.preempt:
             job.table.truncate(0)
             job.target_length = job.draft_length = 0
             self.preemptions += 1
-        for job in turn.admit:
+        for job in admission.admit:
             found = self._cache.match(job.tokens[: job.length])
             job.table.adopt(found.pages, found.digests)
             job.target_length = job.draft_length = len(found.pages) * size
@@ -328,10 +328,12 @@ def lines(case: Case, lengths: np.ndarray, ours: Found, theirs: Found) -> list[l
 
 @measurement
 @click.option("--quick", is_flag=True, help="A quarter of the budget and fewer steps.")
-@click.option("--reservations", type=int, help="The budget, in longest contexts.  [default: 64, quick 16]")
-@click.option("--seed", default=0, show_default=True, help="Of the lengths.")
+@click.option(
+    "--reservations", type=click.IntRange(1), help="Memory budget, in full-length contexts.  [default: 64, quick 16]"
+)
+@click.option("--seed", default=0, show_default=True, help="Seed for the lengths.")
 def main(quick: bool, reservations: int | None, seed: int) -> Measured:
-    """Print how many sequences run at once in a fixed KV budget, and the share held in vain."""
+    """Count the sequences that fit in a fixed KV budget, and the share of it left unused."""
     budget = (reservations or (16 if quick else 64)) * LONGEST
     figures, shown, found = [], [], []
     for case in cases(budget, quick, seed):
@@ -357,7 +359,7 @@ def main(quick: bool, reservations: int | None, seed: int) -> Measured:
         "at once",
         "x reservation",
         "x mlx-lm",
-        "unused_fraction",
+        "unused",
         "preempted",
         "read again (of emitted)",
     ]

@@ -1,4 +1,4 @@
-"""The named pairs, and where a model lies on this machine. Imports no MLX, so that a listing answers at once."""
+"""The named pairs, and where models are on disk. Does not import MLX, so that listings are fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model of mlx-lm can run over pages, and what its layers keep: found without, and with, a few tokens."""
+"""Checks whether an mlx-lm model can run on pages, and finds what its layers cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from helix_mlx.recurrent.registry import By
 _GROUPED_MASKS = frozenset({"gemma2"})
 """Families that do their own attention with grouped query heads on an axis of their own."""
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a model raises in a pass that it cannot do."""
+"""The exceptions of a model that cannot do a pass."""
 
 _PROBED_ROWS = 16
 """Enough for the inputs that any short convolution keeps."""
@@ -60,7 +60,7 @@ def probe(model: Any, config: dict[str, Any]) -> Probed:
     for name, module in model.named_modules():
         if type(module).__name__ == "DynamicNTKScalingRoPE":  # by name: older mlx-lm has no such class
             raise ModelError(
-                f"{name} turns by the length of the text, which speculation cannot take back; name another model"
+                f"{name} depends on the length of the text, so drafts cannot be rolled back; choose another model"
             )
     adapt(model)
     found = _Probes(kind)
@@ -68,19 +68,19 @@ def probe(model: Any, config: dict[str, Any]) -> Probed:
     try:
         logits = model(mx.zeros((2, _PROBED_ROWS if found.states else 1), mx.int32), cache=caches)
     except _FAILURES as error:
-        raise ModelError(f"{_why_not(model, kind, error)}; name another model") from error
+        raise ModelError(f"{_why_not(model, kind, error)}; choose another model") from error
     shapes = []
     for probed in found.kvs:
         if probed.shape is None:
             raise ModelError(
-                f"layer {probed.index} of {kind} keeps no keys and values that Helix can page; name another model"
+                f"layer {probed.index} of {kind} has no keys and values that Helix can page; choose another model"
             )
         if probed.windows and probed.windows.isdisjoint({probed.window, None}):
             looks = " or ".join(map(str, probed.windows))
             raise ModelError(
-                f"layer {probed.index} of {kind} keeps {probed.window or 'all'} positions and looks at {looks}: one "
-                "pass of several tokens says otherwise than single steps, and drafts cannot be checked; "
-                "name another model"
+                f"layer {probed.index} of {kind} caches {probed.window or 'all'} positions but attends to {looks}: "
+                "one pass over several tokens would differ from single steps, so drafts cannot be verified; "
+                "choose another model"
             )
         shapes.append(replace(probed.shape, window=probed.window, mask_rank=_mask_rank(config)))
     known = install(model)
@@ -88,8 +88,8 @@ def probe(model: Any, config: dict[str, Any]) -> Probed:
     for index, state in found.states:
         if known is None or any(array is None or array.shape[:1] != (2,) for array in state.cache):
             raise ModelError(
-                f"layer {index} of {kind} keeps a recurrent state of a kind that Helix cannot roll back; "
-                "name another model"
+                f"layer {index} of {kind} has a recurrent state (ArraysCache) of a kind that Helix cannot roll back; "
+                "choose another model"
             )
         arrays: list[Any] = state.cache
         states.append(StateShape(tuple(a.shape[1:] for a in arrays), tuple(a.dtype for a in arrays), known is By.ROWS))
@@ -132,20 +132,20 @@ def _window(index: int, cache: object, kind: str) -> int | None:
     if type(cache) is RotatingKVCache and cache.keep == 0:
         return int(cache.max_size)
     raise ModelError(
-        f"layer {index} of {kind} keeps a cache of the kind {type(cache).__name__}: Helix cannot roll that back; "
-        "name another model"
+        f"layer {index} of {kind} uses a cache of type {type(cache).__name__}: Helix cannot roll it back; "
+        "choose another model"
     )
 
 
 def _why_not(model: Any, kind: str, error: Exception) -> str:
     """Why a ragged pass failed: by what it asks of a cache, by the raggedness, or for a reason of its own."""
     if isinstance(error, AttributeError) and isinstance(error.obj, _ProbeCache):
-        return f"{kind} reads {error.name} of its caches, which Helix's pages do not offer yet"
+        return f"{kind} reads {error.name} of its cache, which Helix does not support yet"
     try:
         model(mx.zeros((1, 1), mx.int32), cache=make_prompt_cache(model))
     except _FAILURES as alone:
         return f"{kind} cannot run on this device ({one_line(alone)})"
-    return f"{kind} does not take sequences of different lengths in one batch ({one_line(error)})"
+    return f"{kind} cannot run sequences of different lengths in one batch ({one_line(error)})"
 
 
 def _mask_rank(config: dict[str, Any]) -> int:
@@ -226,12 +226,12 @@ def check_rows(model: Any, probed: Probed, config: dict[str, Any]) -> None:
         where = "over Helix's pages"
         apart = _distance(_paged_logits(model, probed, text), plain)
     except _FAILURES as error:
-        raise ModelError(f"{kind} cannot run {where} ({one_line(error)}); name another model") from error
+        raise ModelError(f"{kind} cannot run {where} ({one_line(error)}); choose another model") from error
     if not apart <= _TOLERANCE.get(plain.dtype, _HALF_TOLERANCE):  # NaN is not, either
         kept = ", ".join(f"{n} {name}" for name, n in Counter(type(each).__name__ for each in caches).items())
         raise ModelError(
-            f"{kind} says otherwise in one pass of several tokens than in single steps (logits are {apart:.2g} of "
-            f"their deviation apart; layers keep {kept}), and drafts cannot be checked; name another model"
+            f"{kind} gives other logits in one pass over several tokens than in single steps (by {apart:.2g} of "
+            f"their standard deviation; caches: {kept}), so drafts cannot be verified; choose another model"
         )
 
 

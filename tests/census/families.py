@@ -44,15 +44,15 @@ def inner(**changes: Any) -> dict[str, Any]:
     return {"text_config": {**SHARED, **changes}}
 
 
-RECURRENT = "keeps a cache of the kind ArraysCache: recurrent layers are not supported yet"
-SEVERAL = "keeps a cache of the kind CacheList: several caches in one layer are not supported yet"
-CHUNKS = "keeps a cache of the kind ChunkedKVCache: attention in chunks is not supported yet"
-OF_ITS_OWN = "keeps a cache of the kind LayerCache: Helix cannot roll that back"
-READ_AGAIN = "reads keys_and_values of its caches, which Helix's pages do not offer yet"
-ONE_LENGTH = "does not take sequences of different lengths in one batch"
+RECURRENT = "uses a cache of type ArraysCache: recurrent layers are not supported yet"
+SEVERAL = "uses a cache of type CacheList: several caches in one layer are not supported yet"
+CHUNKS = "uses a cache of type ChunkedKVCache: attention in chunks is not supported yet"
+OF_ITS_OWN = "uses a cache of type LayerCache: Helix cannot roll it back"
+READ_AGAIN = "reads keys_and_values of its cache, which Helix does not support yet"
+ONE_LENGTH = "cannot run sequences of different lengths in one batch"
 NEEDS_METAL = "cannot run on this device ([metal_kernel] No Metal back-end)"
-OTHER_WINDOW = "keeps 24 positions and looks at 25"
-SEES_AHEAD = "says otherwise in one pass of several tokens than in single steps"
+OTHER_WINDOW = "caches 24 positions but attends to 25"
+SEES_AHEAD = "gives other logits in one pass over several tokens than in single steps"
 NOT_INSTALLED = "ai2-olmo"
 
 FAMILIES: dict[str, Family] = {

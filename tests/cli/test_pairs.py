@@ -68,7 +68,7 @@ def test_list_is_a_word_for_the_list(run: Run) -> None:
 def test_the_built_in_pair_is_verified_too(run: Run) -> None:
     result = run("pairs", "verify", "tiny")
     assert result.exit_code == 0
-    assert result.stdout == "tiny is part of the package: all 12 files are there, can be read and are whole.\n"
+    assert result.stdout == "tiny is built in: all 12 files are readable and complete.\n"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_built_in_pair_that_is_not_whole_is_one_line(
     monkeypatch.setattr("helix_mlx.cli.pairs.source_path", lambda source: tmp_path / "target")
     result = run("pairs", "verify", "tiny")
     assert result.exit_code == 2
-    assert result.stderr.endswith(f"{file} {told}; install Helix again\n")
+    assert result.stderr.endswith(f"{file} {told}; reinstall Helix\n")
 
 
 def test_weights_that_are_cut_off_are_seen(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

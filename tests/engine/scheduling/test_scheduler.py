@@ -115,8 +115,8 @@ def test_with_the_pages_that_are_wanted_all_who_may_run_begin(waiting: int, copi
         made.add(Fake(2 + arrival, length=9, draft_wanted=4))
     wanted = made.pages_wanted(prompt_pages, lambda job: copies if job.arrival == 0 else 0)
     spare = copies * 2  # pages that each copy of the first would take beside
-    turn = made.admit(wanted - spare, prompt_pages)
-    assert (len(turn.admit), turn.preempt) == (min(waiting, 2), [])
+    admission = made.admit(wanted - spare, prompt_pages)
+    assert (len(admission.admit), admission.preempt) == (min(waiting, 2), [])
     if waiting:
         again = running(decoding(0, draft_wanted=3), decoding(1), pages=200)
         again.limits = made.limits
@@ -223,9 +223,9 @@ def test_the_youngest_goes_while_pages_are_short() -> None:
     jobs = [decoding(0, 11), decoding(1, 11, priority=-1), decoding(2, 11), decoding(3, 11, priority=1)]
     made = running(*jobs)
     made.add(Fake(9, priority=5))
-    turn = made.admit(0, prompt_pages, held)
-    assert turn.preempt == [jobs[1], jobs[2]]
-    assert turn.admit == []
+    admission = made.admit(0, prompt_pages, held)
+    assert admission.preempt == [jobs[1], jobs[2]]
+    assert admission.admit == []
     assert made.running == [jobs[0], jobs[3]]
     assert [job.arrival for job in made.waiting] == [9, 2, 1]
 

@@ -101,14 +101,14 @@ class Simulation:
     """
 
     def __init__(
-        self, limits: Limits, asks: list[Ask], kept: float, seed: int, cached: bool = True, first: int | None = None
+        self, limits: Limits, requests: list[Ask], kept: float, seed: int, cached: bool = True, first: int | None = None
     ) -> None:
         self.limits = limits
         self.allocator = PageAllocator(first or limits.pages_total)
         self.turns: list[tuple[list[int], list[int]]] = []
         self.cache = PrefixCache(self.allocator, self.limits.page_size, b"", enabled=cached)
         self.scheduler: Scheduler[Counted] = Scheduler(limits)
-        self.asks = sorted(asks, key=lambda ask: ask.step)
+        self.requests = sorted(requests, key=lambda ask: ask.step)
         self.kept = kept
         self.random = random.Random(seed)
         self.arrivals = self.steps = self.preemptions = 0
@@ -118,9 +118,9 @@ class Simulation:
 
     def run(self) -> None:
         """Until everybody has ended, which has to be soon: the first in the order moves at every step."""
-        most = sum((1 + ask.copies) * (ask.prompt + ask.answer + 2) for ask in self.asks) + 1
-        most += max((ask.step for ask in self.asks), default=0)
-        while self.asks or self.scheduler.running or self.scheduler.waiting:
+        most = sum((1 + ask.copies) * (ask.prompt + ask.answer + 2) for ask in self.requests) + 1
+        most += max((ask.step for ask in self.requests), default=0)
+        while self.requests or self.scheduler.running or self.scheduler.waiting:
             self.step()
             assert self.steps <= most, "somebody never ends"
         assert (self.allocator.pages_used, self.allocator.pages_free) == (0, self.allocator.pages_total)
@@ -128,9 +128,9 @@ class Simulation:
 
     def step(self) -> None:
         self.steps += 1
-        while self.asks and self.asks[0].step <= self.steps:
-            self.arrive(self.asks.pop(0))
-        preempted = self.turn()
+        while self.requests and self.requests[0].step <= self.steps:
+            self.arrive(self.requests.pop(0))
+        preempted = self.admission()
         plan = self.scheduler.plan()
         self.check(plan)
         for job, count in plan.prefill:
@@ -160,8 +160,8 @@ class Simulation:
         jobs = [job for job, _ in plan.decode]
         changes = plan.prefill or plan.draft_prefill
         ends = any(job.finished or not job.emitted_count for job in jobs)
-        due = any((job.length - 1) // self.limits.page_size > job.pages_held for job in jobs)
-        return bool(jobs) and not (changes or ends or due) and self.scheduler.covers(self.allocator.pages_free)
+        full_page = any((job.length - 1) // self.limits.page_size > job.pages_held for job in jobs)
+        return bool(jobs) and not (changes or ends or full_page) and self.scheduler.covers(self.allocator.pages_free)
 
     def arrive(self, ask: Ask) -> None:
         jobs = [self.job(ask) for _ in range(1 + ask.copies)]
@@ -184,7 +184,7 @@ class Simulation:
             pages_most=-(-(ask.prompt + ask.answer) // self.limits.page_size),
         )
 
-    def turn(self) -> bool:
+    def admission(self) -> bool:
         """Preempt and admit, and see that it was those whose turn it was; returns whether anybody had to go."""
         scheduler = self.scheduler
         first = min(scheduler.running, key=lambda job: job.order, default=None)
@@ -193,25 +193,25 @@ class Simulation:
         wanted = scheduler.pages_wanted(self.pages_needed, lambda job: len(job.copies))
         if more := pages_to_add(pages, most, self.allocator.pages_free, wanted):
             self.allocator.grow(more)
-        turn = scheduler.admit(self.allocator.pages_free, self.pages_needed, self.pages_returned)
-        self.turns.append(([job.arrival for job in turn.preempt], [job.arrival for job in turn.admit]))
-        assert not (turn.preempt and turn.admit)
-        assert first not in turn.preempt
-        for job in turn.preempt:
+        admission = scheduler.admit(self.allocator.pages_free, self.pages_needed, self.pages_returned)
+        self.turns.append(([job.arrival for job in admission.preempt], [job.arrival for job in admission.admit]))
+        assert not (admission.preempt and admission.admit)
+        assert first not in admission.preempt
+        for job in admission.preempt:
             assert all(job.order > other.order for other in scheduler.running)
             job.release()
             job.preemptions += 1
-        self.preemptions += len(turn.preempt)
-        assert turn.admit == before[: len(turn.admit)]
+        self.preemptions += len(admission.preempt)
+        assert admission.admit == before[: len(admission.admit)]
         assert scheduler.waiting == sorted(scheduler.waiting, key=lambda job: job.order)
         assert scheduler.running or not scheduler.waiting
         assert len(scheduler.running) <= self.limits.max_sequences
-        for job in turn.admit:
+        for job in admission.admit:
             found = self.cache.match(job.tokens[: job.length])
             job.table.adopt(found.pages, found.digests)
             job.target_length = len(found.pages) * self.limits.page_size
-        self.begun += [job for job in turn.admit if not job.preemptions]
-        return bool(turn.preempt)
+        self.begun += [job for job in admission.admit if not job.preemptions]
+        return bool(admission.preempt)
 
     def pages_needed(self, job: Counted) -> int:
         found = self.cache.match(job.tokens[: job.length]).pages
@@ -290,11 +290,11 @@ def limits_and_asks(draw: st.DrawFn) -> tuple[Limits, list[Ask]]:
         max_rows=sequences + draw(st.integers(0, 24)),
         lookahead=draw(st.integers(0, 1)),
     )
-    asks = []
+    requests = []
     for _ in range(draw(st.integers(1, 14))):
         total = draw(st.integers(2, pages * page_size))
         prompt = draw(st.integers(1, total - 1))
-        asks.append(
+        requests.append(
             Ask(
                 step=draw(st.integers(1, 60)),
                 prompt=prompt,
@@ -306,7 +306,7 @@ def limits_and_asks(draw: st.DrawFn) -> tuple[Limits, list[Ask]]:
                 draft_context=draw(st.sampled_from([10_000, 10_000, 20])),
             )
         )
-    return limits, asks
+    return limits, requests
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
@@ -314,10 +314,10 @@ def limits_and_asks(draw: st.DrawFn) -> tuple[Limits, list[Ask]]:
 def test_everybody_comes_to_an_end(
     case: tuple[Limits, list[Ask]], kept: float, seed: int, cached: bool, grows: bool
 ) -> None:
-    limits, asks = case
-    simulation = Simulation(limits, list(asks), kept, seed, cached, first=1 if grows else None)
+    limits, requests = case
+    simulation = Simulation(limits, list(requests), kept, seed, cached, first=1 if grows else None)
     simulation.run()
-    assert len(simulation.ended) == sum(1 + ask.copies for ask in asks)
+    assert len(simulation.ended) == sum(1 + ask.copies for ask in requests)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -326,9 +326,9 @@ def test_a_pool_that_grows_makes_nobody_wait(
     case: tuple[Limits, list[Ask]], kept: float, seed: int, first: int
 ) -> None:
     """Who begins and who has to go is the same, step by step, as with all the memory from the beginning."""
-    limits, asks = replace(case[0], lookahead=0), case[1]
-    grown = Simulation(limits, list(asks), kept, seed, cached=False, first=min(first, limits.pages_total))
-    whole = Simulation(limits, list(asks), kept, seed, cached=False)
+    limits, requests = replace(case[0], lookahead=0), case[1]
+    grown = Simulation(limits, list(requests), kept, seed, cached=False, first=min(first, limits.pages_total))
+    whole = Simulation(limits, list(requests), kept, seed, cached=False)
     grown.run()
     whole.run()
     assert grown.turns == whole.turns
@@ -340,7 +340,7 @@ def test_a_pool_that_grows_makes_nobody_wait(
 def test_thousands_of_steps_under_pressure(lookahead: int, sharing: bool) -> None:
     """A pool for a few of many: much is preempted, and first come stays first served."""
     draws = random.Random(7)
-    asks = [
+    requests = [
         Ask(
             step=draws.randrange(1000),
             prompt=draws.randint(1, 60),
@@ -352,14 +352,14 @@ def test_thousands_of_steps_under_pressure(lookahead: int, sharing: bool) -> Non
         for number in range(400)
     ]
     limits = Limits(PAGE, 36, max_sequences=6, prefill_tokens=32, max_rows=20, lookahead=lookahead)
-    simulation = Simulation(limits, asks, 0.7, 3, cached=sharing)
+    simulation = Simulation(limits, requests, 0.7, 3, cached=sharing)
     simulation.run()
     assert simulation.steps > 2000
     assert simulation.preemptions > 50
     assert len({job.arrival for job in simulation.ended}) == simulation.arrivals
     first_time = [job.arrival for job in simulation.begun if job.arrival not in simulation.copied]
     assert first_time == sorted(first_time)
-    assert len(first_time) == len(asks)
+    assert len(first_time) == len(requests)
 
 
 @pytest.mark.parametrize("answers", [(60, 60), (31, 46)])
@@ -367,8 +367,8 @@ def test_thousands_of_steps_under_pressure(lookahead: int, sharing: bool) -> Non
 def test_cycles_that_run_ahead_find_their_pages(answers: tuple[int, int], pages: int) -> None:
     """Two that reach their next page together, long after pages were asked for; or one ends there."""
     limits = Limits(WIDE_PAGE, max(pages, 5 if answers[0] == 60 else 4), 2, 64, max_rows=2, lookahead=1)
-    asks = [Ask(1, 18, answer, text=text) for text, answer in enumerate(answers)]
-    Simulation(limits, asks, 0.0, 0, cached=False).run()
+    requests = [Ask(1, 18, answer, text=text) for text, answer in enumerate(answers)]
+    Simulation(limits, requests, 0.0, 0, cached=False).run()
 
 
 def test_a_long_prompt_delays_nobody_by_more_than_one_chunk() -> None:
