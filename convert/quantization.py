@@ -29,7 +29,7 @@ def quantize_checkpoint(
     if mode not in MODES:
         raise HelixError(f"There is no quantisation mode {mode!r}: choose one of {', '.join(MODES)}.")
     if destination.exists():
-        raise HelixError(f"{destination} exists already: remove it first, or choose another destination.")
+        raise HelixError(f"{destination} already exists: remove it first, or choose another destination.")
     try:
         with folder_beside(destination) as beside:
             _write_quantised(source, beside, {"bits": bits, "group_size": group_size, "mode": mode})

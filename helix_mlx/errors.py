@@ -54,6 +54,23 @@ def renamed(owner: str, name: str, names: Mapping[str, str]) -> AttributeError:
     return AttributeError(f"{owner!r} object has no attribute {name!r}")
 
 
+def check_arguments(function: str, given: Iterable[str], names: Mapping[str, str]) -> None:
+    """Refuse keyword arguments that a function does not have.
+
+    Args:
+        function: its name.
+        given: the names of the arguments.
+        names: the old names of arguments that were renamed, and the new ones.
+
+    Raises:
+        TypeError: there are any; if one was renamed, the message gives the new name.
+    """
+    for name in given:
+        if name in names:
+            raise TypeError(f"{function}({name}=) is now called {names[name]}")
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint for an unknown word: the most similar known one, or nothing."""
     by_small = {each.lower(): each for each in known}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,15 @@ def test_every_public_name_is_there_and_every_error_is_one_of_them() -> None:
         name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
     }
     assert found <= set(helix_mlx.__all__)
+
+
+def test_an_old_argument_says_what_it_is_called_now() -> None:
+    old: Any = {"ladders": None}
+    with pytest.raises(TypeError, match=r"load\(ladders=\) is now called cost_tables"):
+        helix_mlx.load("tiny", **old)
+    old = {"nothing": None}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
+        helix_mlx.load("tiny", **old)
 
 
 @pytest.mark.parametrize(

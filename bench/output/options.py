@@ -88,6 +88,16 @@ NOT_MET = 1
 FILE_AFTER_JSON = "--json no longer takes a file; use --out FILE to write the results"
 
 
+def renamed_option(old: str, new: str) -> Decorator:
+    """An option under its old name: it is not in the help, and using it names the new one."""
+
+    def refuse(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise click.UsageError(f"{old} is now called {new}", ctx)
+
+    return click.option(old, expose_value=False, hidden=True, callback=refuse)
+
+
 def add_options(*groups: tuple[Decorator, ...]) -> Decorator:
     """A decorator that gives a command options, in the order in which help shows them."""
 

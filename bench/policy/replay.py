@@ -26,7 +26,7 @@ from helix_mlx.bench.fixtures.answers import Ask
 from helix_mlx.bench.fixtures.loading import open_engine
 from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, filled
 from helix_mlx.bench.output.command import Measured, measurement
-from helix_mlx.bench.output.options import NEW_FILE, ChosenPair, in_a_folder, pair_options
+from helix_mlx.bench.output.options import NEW_FILE, ChosenPair, in_a_folder, pair_options, renamed_option
 from helix_mlx.bench.output.receipt import ReceiptError, write_output
 from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.bench.policy.simulation import NOISE, cost_tables
@@ -208,9 +208,9 @@ def judge(recording: Seq[Recorded], played: Seq[Seq[dict[str, float]]]) -> list[
 
 def recording_of(engine: Engine, repeats: int, max_tokens: int) -> list[Recorded]:
     """Every workload and temperature, with a bar."""
-    jobs = [(w, t, r) for r in range(repeats) for t in TEMPERATURES for w in WORKLOADS]
+    cases = [(w, t, r) for r in range(repeats) for t in TEMPERATURES for w in WORKLOADS]
     recording = []
-    with click.progressbar(jobs, label="recording") as bar:
+    with click.progressbar(cases, label="recording") as bar:
         for workload, temperature, repeat in bar:
             recording.append(record(engine, workload, temperature, repeat, max_tokens))
     return [each for each in recording if len(each.text) > 1]
@@ -259,6 +259,7 @@ def show(found: list[Found]) -> list[Asked]:
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Maximum tokens per answer.")
 @click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times to replay it.")
 @click.option("--cost-table", "table_name", help="Use a Mac's costs from cost_tables.toml instead of this machine's.")
+@renamed_option("--ladder", "--cost-table")
 @click.option(
     "--draft-cost",
     default=0.1,

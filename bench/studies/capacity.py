@@ -2,8 +2,8 @@
 
     helix-mlx bench capacity [--quick] [--seed 0] [--out FILE]
 
-The page allocator, the block tables, the prefix cache and the scheduler are the engine's own; the jobs only count. A
-queue that is never empty waits for a budget of so many positions, tails included: what `max_sequences` tails take is
+The page allocator, the block tables, the prefix cache and the scheduler are the engine's own; the sequences only count.
+A queue that is never empty waits for a budget of so many positions, tails included: what `max_sequences` tails take is
 taken off the pool. Lengths are log-normal, drawn again where prompt and answer together pass the longest context, and
 scaled so that those that are kept have the means that the PagedAttention paper reports for ShareGPT, 161 in and 338
 out. The paper gives no sigma: several are shown.
@@ -92,7 +92,7 @@ def mean_resident(lengths: np.ndarray) -> float:
 
 @dataclass(eq=False)
 class Replayed:
-    """A job of the scheduler that has tokens and pages, and no keys or values."""
+    """A sequence for the scheduler, with tokens and pages but no keys or values."""
 
     arrival: int
     tokens: list[int]
@@ -166,54 +166,54 @@ class Replay:
         scheduler, size = self._scheduler, self._case.page_size
         while len(scheduler.waiting) < 16:
             scheduler.add(next(self._arrivals))
-        for job in scheduler.running:
-            if job.target_length >= job.length:
-                self._commit(job, job.length - 1)
+        for sequence in scheduler.running:
+            if sequence.target_length >= sequence.length:
+                self._commit(sequence, sequence.length - 1)
         admission = scheduler.admit(self._allocator.pages_free, self._pages_needed)
-        for job in admission.preempt:
-            job.table.truncate(0)
-            job.target_length = job.draft_length = 0
+        for sequence in admission.preempt:
+            sequence.table.truncate(0)
+            sequence.target_length = sequence.draft_length = 0
             self.preemptions += 1
-        for job in admission.admit:
-            found = self._cache.match(job.tokens[: job.length])
-            job.table.adopt(found.pages, found.digests)
-            job.target_length = job.draft_length = len(found.pages) * size
+        for sequence in admission.admit:
+            found = self._cache.match(sequence.tokens[: sequence.length])
+            sequence.table.adopt(found.pages, found.digests)
+            sequence.target_length = sequence.draft_length = len(found.pages) * size
         plan = scheduler.plan()
-        for job, count in plan.prefill:
-            self.read_again += max(0, min(job.furthest, job.target_length + count) - job.target_length)
-            job.target_length += count
-            self._commit(job, job.target_length)
-        for job, count in plan.draft_prefill:
-            job.draft_length += count
-        for job, count in plan.decode:
-            self._decode(job, count)
+        for sequence, count in plan.prefill:
+            self.read_again += max(0, min(sequence.furthest, sequence.target_length + count) - sequence.target_length)
+            sequence.target_length += count
+            self._commit(sequence, sequence.target_length)
+        for sequence, count in plan.draft_prefill:
+            sequence.draft_length += count
+        for sequence, count in plan.decode:
+            self._decode(sequence, count)
         running = scheduler.running
-        held = sum(job.pages_held * size + self.slots for job in running)
-        seen = len(plan.decode), sum(job.target_length for job in running), held
-        for job in [job for job in running if job.emitted_count >= job.out]:
-            scheduler.remove(job)
-            job.table.truncate(0)
+        held = sum(sequence.pages_held * size + self.slots for sequence in running)
+        seen = len(plan.decode), sum(sequence.target_length for sequence in running), held
+        for sequence in [sequence for sequence in running if sequence.emitted_count >= sequence.out]:
+            scheduler.remove(sequence)
+            sequence.table.truncate(0)
         return seen
 
-    def _pages_needed(self, job: Replayed) -> int:
-        found = self._cache.match(job.tokens[: job.length]).pages
+    def _pages_needed(self, sequence: Replayed) -> int:
+        found = self._cache.match(sequence.tokens[: sequence.length]).pages
         shared = sum(self._allocator.ref_count(page) > 0 for page in found)
-        return job.length // self._case.page_size - shared
+        return sequence.length // self._case.page_size - shared
 
-    def _commit(self, job: Replayed, verified: int) -> None:
-        pages = max(job.pages_held, verified // self._case.page_size)
-        job.table.grow(pages)
-        self._cache.add(job.table, job.tokens, pages)
+    def _commit(self, sequence: Replayed, verified: int) -> None:
+        pages = max(sequence.pages_held, verified // self._case.page_size)
+        sequence.table.grow(pages)
+        self._cache.add(sequence.table, sequence.tokens, pages)
 
-    def _decode(self, job: Replayed, count: int) -> None:
+    def _decode(self, sequence: Replayed, count: int) -> None:
         kept = 0
         while kept < count and self._random.random() < KEPT:
             kept += 1
-        new = min(1 + kept, job.out - job.emitted_count)
-        job.tokens.extend(next(self._ids) for _ in range(new))
-        job.target_length = job.furthest = job.length
+        new = min(1 + kept, sequence.out - sequence.emitted_count)
+        sequence.tokens.extend(next(self._ids) for _ in range(new))
+        sequence.target_length = sequence.furthest = sequence.length
         if count:
-            job.draft_length = job.length - 1
+            sequence.draft_length = sequence.length - 1
         self.emitted += new
 
 

@@ -165,7 +165,7 @@ class Soak:
         self._engine = engine
         self._chance = random.Random(seed)
         self._vocab_size = engine.pair.target.vocab_size
-        self._beginnings = [self._chance.choices(range(self._vocab_size), k=k) for k in (16, 40, 100, 160)]
+        self._prefixes = [self._chance.choices(range(self._vocab_size), k=k) for k in (16, 40, 100, 160)]
         self._running: list[Running] = []
         self._readers = Readers(2)
         self.outcome = Outcome()
@@ -203,7 +203,7 @@ class Soak:
         if len(self._running) >= OUTSTANDING:
             return
         chance = self._chance
-        prompt = list(chance.choice(self._beginnings)) if chance.random() < 0.4 else []
+        prompt = list(chance.choice(self._prefixes)) if chance.random() < 0.4 else []
         prompt += chance.choices(range(self._vocab_size), k=chance.choice((1, 3, 20, 60, 200)))
         request = random_request(chance, prompt)
         handle = self._engine.submit(request)

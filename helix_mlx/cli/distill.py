@@ -62,7 +62,7 @@ def distill_command(ctx: click.Context, /, **options: Any) -> None:
     """
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
     # Imported here, so that help and errors in the options come before MLX is loaded.
-    from helix_mlx.convert.distill.job import Wanted, distill
+    from helix_mlx.convert.distill.distillation import Wanted, distill
     from helix_mlx.convert.distill.training import Schedule
     from helix_mlx.convert.pair_folder import out_folder
 

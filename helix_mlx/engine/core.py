@@ -127,7 +127,7 @@ class EngineCore:
             notice("Calibrating draft cost (one time, about 2 s)…")
             vocab = min(self.pair.target.vocab_size, self.pair.draft.vocab_size if self.pair.draft else 2**31)
             cost_table = self.thread.call(
-                lambda: measure(self.runner, self._trial, vocab, self.pair.draft is not None, progress)
+                lambda: measure(self.runner, self._calibration_sequence, vocab, self.pair.draft is not None, progress)
             )
             if cost_table is None:
                 notice("The context is too short to calibrate; draft costs start from an estimate.")
@@ -139,8 +139,8 @@ class EngineCore:
         self.draft_policy.begin(cost_table, measured=True)
         return known is not None
 
-    def _trial(self, tokens: list[int]) -> Sequence:
-        """A sequence of nobody's, whose answer goes on for as long as the context has room."""
+    def _calibration_sequence(self, tokens: list[int]) -> Sequence:
+        """A sequence for calibration only; its answer fills the context."""
         context = self.config.max_context
         assert context is not None
         return self.sequence(tokens[: context // 4 + 1], SamplingParams(max_tokens=context))

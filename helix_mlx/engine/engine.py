@@ -11,7 +11,7 @@ from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.conversation import Conversation
@@ -21,7 +21,7 @@ from helix_mlx.engine.memory import MemoryReport, report
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.engine.streaming import read
-from helix_mlx.errors import SettingsError, renamed
+from helix_mlx.errors import SettingsError, check_arguments, renamed
 from helix_mlx.kernels.cpu.choice import choose_kernels
 from helix_mlx.kernels.cpu.library import cache_folder
 from helix_mlx.models.pair import Pair, load_pair
@@ -45,6 +45,7 @@ def load(
     notice: Notice | None = None,
     progress: Progress | None = None,
     cost_tables: Path | None = None,
+    **old: NoReturn,
 ) -> Engine:
     """An engine on a named pair, or on a target and a draft of one's own choice.
 
@@ -56,10 +57,12 @@ def load(
         notice: is told, in a line, what takes a while or is not as it was wished.
         progress: is told how far the measuring of costs is, rounds done and in all.
         cost_tables: the folder of measured costs; None takes the user's cache.
+        old: arguments of earlier versions; the error gives the new name.
 
     Raises:
         HelixError: something named is missing, unreadable, unsafe or does not fit.
     """
+    check_arguments("load", old, {"ladders": "cost_tables"})
     config = config or EngineConfig()
     if not uses_draft_model(config.drafter):
         draft = "none"

@@ -154,6 +154,7 @@ def test_ctrl_c_keeps_what_was_measured(
         (["replay", "--write", "nowhere/x.json"], "no folder nowhere"),
         (["replay", "--read", __file__], "name a recording"),
         (["replay", "--cost-table", "abacus"], "m4-pro"),
+        (["replay", "--ladder", "m4-pro"], "--ladder is now called --cost-table"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

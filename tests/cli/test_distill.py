@@ -26,7 +26,7 @@ def test_settings_arrive_and_the_gain_is_told(run: Run, tmp_path: Path, monkeypa
         progress("the draft learns", 1, 2)
         return REPORT
 
-    monkeypatch.setattr("helix_mlx.convert.distill.job.distill", distill)
+    monkeypatch.setattr("helix_mlx.convert.distill.distillation.distill", distill)
     out = tmp_path / "new"
     words = [
         "--prompts",
@@ -62,7 +62,7 @@ def test_the_new_pair_is_called_after_the_old_one(run: Run, tmp_path: Path, monk
         asked.append(wanted.out)
         return REPORT
 
-    monkeypatch.setattr("helix_mlx.convert.distill.job.distill", distill)
+    monkeypatch.setattr("helix_mlx.convert.distill.distillation.distill", distill)
     assert run("convert", "distill", "some/where/tiny", "--prompts", "p.txt").exit_code == 0
     assert asked[0] == tmp_path / ".helix" / "pairs" / "tiny-distilled"
 

@@ -76,7 +76,7 @@ def test_a_folder_that_exists_is_left_alone(sources: tuple[Path, Path], tmp_path
     out = tmp_path / "pair"
     out.mkdir()
     (out / "mine").write_text("mine")
-    with pytest.raises(SettingsError, match="exists already"):
+    with pytest.raises(SettingsError, match="already exists"):
         convert(wanted(sources, out))
     assert (out / "mine").read_text() == "mine"
 

@@ -30,7 +30,7 @@ def test_what_cannot_be_quantised_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(HelixError, match="no quantisation mode"):
         quantize_checkpoint(source, out, mode="half")
     quantize_checkpoint(source, out, group_size=32)
-    with pytest.raises(HelixError, match="exists already"):
+    with pytest.raises(HelixError, match="already exists"):
         quantize_checkpoint(source, out)
     with pytest.raises(HelixError, match="quantised already"):
         quantize_checkpoint(out, tmp_path / "again", group_size=32)

@@ -27,8 +27,8 @@ REST = 7
 """Cycles without drafts that go on as they are, as long as token drafters have no more to propose than before."""
 LONG_READ = 16
 """Tokens from which on a read tells what one of them costs."""
-PLAIN_BASELINE = "to see what a cycle without drafts takes"
-"""Why there are no drafts in a cycle that is run to learn what one without them costs."""
+PLAIN_BASELINE = "to measure a cycle without drafts"
+"""The reason given for a cycle without drafts that is run to measure its cost."""
 _BUCKET = 1024
 """Positions from which on the cost of a cycle is learnt anew, at every doubling: attention reads them all."""
 

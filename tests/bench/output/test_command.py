@@ -52,4 +52,4 @@ def test_only_check_makes_a_limit_an_exit_code(capsys: pytest.CaptureFixture[str
     assert run("--size", "4", "--check") == NOT_MET
     out, _ = capsys.readouterr()
     assert out.splitlines()[0] == "a table"
-    assert "NOT MET  weight: asked at most 3, measured 4" in out
+    assert "NOT MET  weight: required at most 3, measured 4" in out

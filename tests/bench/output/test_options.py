@@ -48,7 +48,7 @@ def test_a_measurement_gets_the_pair_as_one_argument() -> None:
 
     command(["--synthetic", "small/smaller", "--acceptance", "0.5", "--repeats", "3"], standalone_mode=False)
     assert found == [(ChosenPair(synthetic="small/smaller", acceptance=0.5), 3)]
-    with pytest.raises(SettingsError, match="exclude each other"):
+    with pytest.raises(SettingsError, match="cannot be used together"):
         command(["--pair", "tiny", "--target", "x"], standalone_mode=False)
 
 

@@ -22,6 +22,6 @@ def test_limits_are_met_all_or_not() -> None:
     good, bad = Asked("speed", "at least 1", "2", True), Asked("memory", "below 4%", "5%", False)
     assert show_limits([good], lines.append)
     assert not show_limits([good, bad], lines.append)
-    assert lines[-1] == "NOT MET  memory: asked below 4%, measured 5%"
+    assert lines[-1] == "NOT MET  memory: required below 4%, measured 5%"
     assert show_limits([], lines.append)
     assert "no limits" in lines[-1]

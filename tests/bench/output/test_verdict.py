@@ -30,14 +30,14 @@ PARTS = {"exactness": [compared(True), compared(True)], "latency": LATENCY, "mem
 
 def test_a_whole_suite_in_three_lines() -> None:
     exact, fast, fits = verdict(PARTS)
-    assert exact == "Exactness: all 2 answers are the same with drafts as without, token for token."
+    assert exact == "Exactness: all 2 answers with drafts equal those without, token for token."
     assert fast == (
         "Speed: 1.50 times as fast as without drafts, and 5.00 times as fast as mlx-lm at its fastest "
-        "(medians of 3 cases; the worst 1.20 and 5.00)."
+        "(medians of 3 cases; lowest: 1.20 and 5.00)."
     )
-    assert fits.startswith("Memory: 3.00 times as many answers at once as mlx-lm's padded batch")
+    assert fits.startswith("Memory: 3.00 times as many concurrent answers as mlx-lm's padded batch")
     assert "4% of what they hold is unused" in fits
-    assert "made-up" in verdict(PARTS, made_up=True)[1]
+    assert "the acceptance rate is simulated" in verdict(PARTS, made_up=True)[1]
 
 
 @pytest.mark.parametrize("kept", [(), ("exactness",), ("latency",), ("memory",), ("exactness", "latency")])
@@ -54,8 +54,8 @@ def test_a_part_that_did_not_run_is_said_not_to_be_measured(kept: tuple[str, ...
     [
         ((AUTO,), "not measured"),
         ((PLAIN, "helix K=2"), "not measured"),
-        ((PLAIN, AUTO), "1.50 times as fast as without drafts (medians of 3 cases; the worst 1.20)"),
-        ((AUTO, THEIRS), "10 times as fast as mlx-lm at its fastest (medians of 3 cases; the worst 10)"),
+        ((PLAIN, AUTO), "1.50 times as fast as without drafts (medians of 3 cases; lowest: 1.20)"),
+        ((AUTO, THEIRS), "10 times as fast as mlx-lm at its fastest (medians of 3 cases; lowest: 10)"),
     ],
 )
 def test_any_choice_of_arms_has_a_line(arms: tuple[str, ...], told: str) -> None:
@@ -70,11 +70,11 @@ def test_a_run_that_was_broken_off_compares_the_repeats_that_both_sides_have() -
 def test_answers_that_differ_are_never_called_exact() -> None:
     parted = [compared(True), compared(False, 0.25), compared(False, 0.5), compared(False, 7.0, temperature=0.8)]
     told = verdict({"exactness": [*parted, {**compared(False), "against": "mlx-lm"}]})[0]
-    assert told.startswith("Exactness: NOT exact, 3 of 4 answers differ")
+    assert told.startswith("Exactness: NOT exact, 3 of 4 answers with drafts differ")
     assert "at most 0.5000 logits apart" in told
     assert "logits" not in verdict({"exactness": [compared(False, 7.0, temperature=0.8)]})[0]
 
 
 def test_a_budget_in_which_mlx_lm_holds_nothing_is_no_division_by_zero() -> None:
     none = {**MEMORY, "mlx_lm": {"at_once": 0.0, "unused_fraction": 0.0}}
-    assert "60 answers at once, where mlx-lm's padded batch holds none" in verdict({"memory": none})[2]
+    assert "60 concurrent answers, where mlx-lm's padded batch holds none" in verdict({"memory": none})[2]

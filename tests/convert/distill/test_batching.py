@@ -10,7 +10,7 @@ from helix_mlx.convert.distill.texts import Text
 TOP = 4
 
 
-def lesson(number: int, start: int, length: int) -> tuple[Text, Opinion]:
+def marked_text(number: int, start: int, length: int) -> tuple[Text, Opinion]:
     """A text of which every opinion says the text's own number."""
     written = length - start
     opinion = Opinion(
@@ -21,13 +21,13 @@ def lesson(number: int, start: int, length: int) -> tuple[Text, Opinion]:
     return Text(number, 0, 0.7, start, tuple(range(100 * number, 100 * number + length))), opinion
 
 
-def lessons(limit: int, *texts: tuple[int, int]) -> TeachingTexts:
-    made = [lesson(number, start, length) for number, (start, length) in enumerate(texts)]
+def teaching_texts(limit: int, *texts: tuple[int, int]) -> TeachingTexts:
+    made = [marked_text(number, start, length) for number, (start, length) in enumerate(texts)]
     return TeachingTexts([text for text, _ in made], [opinion for _, opinion in made], limit)
 
 
 def test_every_written_token_is_taught_once_at_its_own_place() -> None:
-    (rows,) = lessons(1000, (2, 5), (1, 70)).batches(None)
+    (rows,) = teaching_texts(1000, (2, 5), (1, 70)).batches(None)
     assert rows.tokens.shape == (ROWS, 2 * STEP)
     places, weights = np.array(rows.places), np.array(rows.weights)
     taught = places[weights > 0]
@@ -40,7 +40,7 @@ def test_every_written_token_is_taught_once_at_its_own_place() -> None:
 
 
 def test_a_longer_text_loses_its_end_and_one_cut_away_whole_is_left_out() -> None:
-    found = lessons(4, (2, 9), (6, 9))
+    found = teaching_texts(4, (2, 9), (6, 9))
     assert len(found) == 1
     (rows,) = found.batches(None)
     assert float(rows.weights.sum()) == 3  # the places 1 to 3 of the first
@@ -48,7 +48,7 @@ def test_a_longer_text_loses_its_end_and_one_cut_away_whole_is_left_out() -> Non
 
 
 def test_an_order_is_a_seeds_and_each_has_all_texts() -> None:
-    made = lessons(1000, *[(1, 3 + number) for number in range(3 * ROWS)])
+    made = teaching_texts(1000, *[(1, 3 + number) for number in range(3 * ROWS)])
     assert len(made) == 3
 
     def order(seed: int | None) -> list[list[int]]:

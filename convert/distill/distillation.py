@@ -96,7 +96,7 @@ def distill(wanted: Wanted, line: Notice, progress: StepProgress) -> dict[str, A
         work = wanted.out.with_name(f".{wanted.out.name}.part")
         try:
             _begin(work, wanted, prompts, folders, line)
-            report = _Job(wanted, prompts, pair, folders, work, line, progress).run()
+            report = _Distillation(wanted, prompts, pair, folders, work, line, progress).run()
         except OSError as error:
             raise ModelError(f"cannot write {work}: {error.strerror or error}; choose another --out") from error
         shutil.rmtree(work, ignore_errors=True)
@@ -143,7 +143,7 @@ def _begin(work: Path, wanted: Wanted, prompts: Prompts, folders: dict[str, Path
 
 
 @dataclass
-class _Job:
+class _Distillation:
     """The steps, each of which finds what an earlier call has done."""
 
     wanted: Wanted
