@@ -112,11 +112,6 @@ def test_a_config_that_holds_a_list(good: Path, tmp_path: Path) -> None:
         load(str(folder))
 
 
-def test_a_model_that_cannot_take_a_ragged_batch_is_refused_at_once() -> None:
-    with pytest.raises(ModelError, match="sequences of different lengths"):
-        random_model("gpt_bigcode")
-
-
 def test_a_damaged_config(good: Path, tmp_path: Path) -> None:
     folder = copied(good, tmp_path)
     (folder / "config.json").write_text('{"model_type": "lla')

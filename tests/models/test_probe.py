@@ -10,17 +10,18 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 
 import helix_mlx.models
 from helix_mlx.engine.engine import load
 from helix_mlx.errors import ModelError
+from helix_mlx.models.families.registry import CHANGES
 from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.pair import Pair
-from helix_mlx.models.probe import check_rows
+from helix_mlx.models.probe import check_rows, probe
 from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
 from tests.census.families import FAMILIES
-from tests.support import VOCAB, built, byte_tokenizer, random_model
+from tests.support import VOCAB, as_loaded, built, byte_tokenizer, plain, prompt, random_model, untouched
 
 Change = Callable[[Any, mx.array, Sequence[Any]], mx.array]
 
@@ -33,6 +34,9 @@ class Changed:
 
     def make_cache(self) -> list[Any]:
         return make_prompt_cache(self._model)
+
+    def named_modules(self) -> list[tuple[str, Any]]:
+        return self._model.named_modules()
 
     def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         assert cache is not None
@@ -56,14 +60,51 @@ def check(family: str, change: Change) -> None:
 
 
 def test_a_model_of_one_length_is_refused_at_once() -> None:
-    with pytest.raises(ModelError, match="'gpt_bigcode' cannot run sequences of different lengths"):
-        random_model("gpt_bigcode")
+    def of_one_length(model: Any, inputs: mx.array, cache: Sequence[Any]) -> mx.array:
+        logits = model(inputs, cache=cache)
+        return logits + int(cache[0].offset)
+
+    loaded = random_model("llama")
+    with pytest.raises(ModelError, match="'llama' cannot run sequences of different lengths"):
+        probe(Changed(loaded.model, of_one_length), loaded.config)
+
+
+class OddCache(KVCache):
+    """Of a kind that nobody knows."""
 
 
 def test_a_layer_that_keeps_something_else_is_named_with_its_model_type() -> None:
-    changes = {"layer_types": ["full_attention", "conv_mixer"] * 2, "model_type": "gear"}
-    with pytest.raises(ModelError, match="layer 1 of model type 'gear' uses a cache of type ArraysCache"):
-        built({**FAMILIES["gear"].config, **changes}, 0)
+    loaded = random_model("llama")
+    odd = Changed(loaded.model, lambda model, inputs, cache: model(inputs, cache=cache))
+    odd.make_cache = lambda: [KVCache(), CacheList(KVCache(), OddCache())]  # type: ignore[method-assign]
+    with pytest.raises(ModelError) as refusal:
+        probe(odd, loaded.config)
+    words = "layer 1 of model type 'llama' uses a cache of type OddCache: Helix cannot roll it back; "
+    assert str(refusal.value) == words + "choose another model"
+
+
+def test_a_recurrent_layer_that_nobody_knows_is_named_with_its_model_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helix_mlx.recurrent.install.LAYERS", {})
+    with pytest.raises(ModelError, match="layer 0 of model type 'gear' has a recurrent state"):
+        built({**FAMILIES["gear"].config, "model_type": "gear"}, 0)
+
+
+def test_an_index_beside_the_keys_takes_its_keys_in_the_pages_and_no_values() -> None:
+    """DeepSeek's model stores the keys of its index twice, and MiniMax's values without dimensions."""
+    deepseek = built({**FAMILIES["deepseek_v32"].config, "model_type": "deepseek_v32"}, 0)
+    assert [(s.key_dim, s.value_dim, s.keys_only) for s in deepseek.layers] == [(16, 8, False), (16, 1, True)] * 2
+    minimax = built({**FAMILIES["minimax_m3_vl"].config, "model_type": "minimax_m3_vl"}, 0)
+    assert [(s.value_dim, s.keys_only) for s in minimax.layers] == [(8, False), (1, True), (8, False)]
+
+
+def test_an_adapted_model_goes_on_as_before_with_caches_of_mlx_lm() -> None:
+    """And mlx-lm's own classes stay as they are, for models that others load."""
+    for family in sorted({place for place, _ in CHANGES}):
+        config = {**FAMILIES[family].config, "model_type": family}
+        model, text = untouched(config, 0), prompt(40)
+        before = plain(model, text, 6)
+        assert plain(as_loaded(model, config).model, text, 6) == before
+        assert not any(hasattr(type(each), "takes_ragged") for each in untouched(config, 0).modules())
 
 
 def test_a_layer_that_keeps_nothing_is_named() -> None:
