@@ -26,7 +26,7 @@ def test_a_folder_is_made_by_one_process_at_a_time(tmp_path: Path) -> None:
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(SettingsError, match="another process is making"), exclusively(out):
+    with pytest.raises(SettingsError, match="another process is writing"), exclusively(out):
         pass
     with exclusively(tmp_path / "deeper" / "other"):
         pass

@@ -147,7 +147,7 @@ def test_a_mistake_leaves_nothing_behind(
 
 def test_vocabularies_are_compared_before_the_work(sources: tuple[Path, Path], tmp_path: Path) -> None:
     write_tokenizer(sources[1], first=200)
-    with pytest.raises(PairError, match="another vocabulary"):
+    with pytest.raises(PairError, match="the draft's vocabulary differs"):
         convert(wanted(sources, tmp_path / "pair"))
     assert not (tmp_path / "pair").exists()
 
@@ -192,7 +192,7 @@ def test_what_is_quantised_already_is_told_to_be_taken_as_it_is(sources: tuple[P
     changes = {"recipe": Recipe(bits=8, group_size=32), "draft_recipe": again}
     made = convert_pair(wanted(four, tmp_path / "other", **changes), told.append, lambda *_: None)
     assert len(told) == 1
-    assert f"{four[0]} is quantised already" in told[0]
+    assert f"{four[0]} is already quantised" in told[0]
     assert "bits 4" in told[0]
     assert "--requantize" in told[0]
     assert [model.quantization["bits"] for model in made.models if model.quantization] == [4, 8]
