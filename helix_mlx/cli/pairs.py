@@ -261,6 +261,7 @@ def _print_table(terminal: Terminal, pairs: list[NamedPair], memory: int) -> Non
     terminal.line(f"\nRAM: holds the weights and {CONTEXT:,} tokens, and leaves a quarter to the system.")
     if any(pair.unverified for pair in pairs):
         terminal.line("Unverified: names and sizes are what others tell; loading checks that they fit.")
+    terminal.line("Thinks first: reasons before it answers, so raise --max-tokens.")
     terminal.line(
         "A pair that is not here is fetched when it is first used: helix-mlx chat NAME\n"
         "or now: helix-mlx pairs --fetch NAME"

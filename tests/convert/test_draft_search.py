@@ -104,7 +104,7 @@ def test_of_what_is_not_here_the_tokenizer_is_fetched_and_nothing_else(
 
 
 def test_a_named_target_without_a_draft_offers_none(target: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, named("another/target", "none"))
+    offer(monkeypatch, named(str(target), "none"))
     with pytest.raises(SettingsError, match="--drafter ngram"):
         suggest_drafts(str(target), lambda _: None)
 
