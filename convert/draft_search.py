@@ -84,8 +84,9 @@ def _candidates(target: str) -> dict[str, int]:
     """Models that might be drafts, and about how many bytes each has."""
     found: dict[str, int] = {}
     for pair in named_pairs():
-        draft = str(source_path(pair.draft)) if pair.packaged else pair.draft
-        found[draft] = pair.draft_bytes
+        if pair.draft != "none":
+            draft = str(source_path(pair.draft)) if pair.packaged else pair.draft
+            found[draft] = pair.draft_bytes
     for folder in converted_folders():
         with suppress(HelixError):  # a damaged one is no candidate
             for model in read_manifest(folder).models:

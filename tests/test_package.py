@@ -15,6 +15,7 @@ import helix_mlx
 from helix_mlx import errors
 from helix_mlx.cli.options import SETTINGS
 from helix_mlx.cli.session.slash import COMMANDS
+from helix_mlx.models.pairs import named_pairs
 from helix_mlx.toml import read_toml
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +91,15 @@ def test_the_readme_names_every_setting_and_command() -> None:
     for command in COMMANDS.values():
         name = command.usage.split()[0]
         assert f"`{name}" in README or name.endswith("!")
+
+
+def test_the_readme_s_table_says_which_pair_is_for_which_memory() -> None:
+    told = {
+        name: int(size)
+        for size, names in re.findall(r"^\| (\d+) GB \| (`.*`) \|$", README, re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+    assert told == {pair.name: pair.ram_gb for pair in named_pairs() if not pair.packaged}
 
 
 def test_the_readme_links_lead_somewhere() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,7 +14,7 @@ from helix_mlx import __version__
 from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal, human_bytes
 from helix_mlx.cli.pairs import is_on_disk
 from helix_mlx.errors import HelixError
-from helix_mlx.models.pairs import named_pairs
+from helix_mlx.models.pairs import machine_memory, named_pairs
 
 CHECK_PROMPT = "The sun"
 CHECK_TOKENS = 24
@@ -76,7 +75,7 @@ def device() -> dict[str, Any]:
     return {
         "device": "cpu" if on_cpu() else "gpu",
         "chip": chip_name(),
-        "memory_bytes": info.get("memory_size") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": info.get("memory_size") or machine_memory(),
         "working_set_bytes": info.get("max_recommended_working_set_size"),
         "system": platform.platform(),
     }

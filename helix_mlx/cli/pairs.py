@@ -18,10 +18,14 @@ from helix_mlx.errors import PairError, SettingsError, did_you_mean
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import read_manifest, verify_files
 from helix_mlx.models.pairs import (
+    CONTEXT,
+    RAM_SIZES,
     NamedPair,
     converted_folder,
     converted_folders,
     converted_pair,
+    fits,
+    machine_memory,
     named_pair,
     named_pairs,
     source_path,
@@ -34,7 +38,10 @@ from helix_mlx.models.pairs import (
 @click.option("--no-color", is_flag=True, help="Disable colours, as NO_COLOR does.")
 @click.pass_context
 def pairs_command(ctx: click.Context, /, fetch: str | None, as_json: bool, no_color: bool) -> None:
-    """List the pairs of a target and a draft model. Pairs made by `helix-mlx convert` come last."""
+    """List the pairs of a target and a draft model, smallest first.
+
+    Pairs that do not fit this machine's memory come last.
+    """
     terminal = Terminal.of_process(ctx.obj or {}, no_color)
     if ctx.invoked_subcommand is not None:
         return
@@ -168,14 +175,14 @@ def measure_pair(terminal: Terminal, name: str, prompts: int, max_tokens: int, *
 
 
 def all_pairs(terminal: Terminal) -> list[NamedPair]:
-    """The named pairs, then the converted ones; damaged ones are reported and skipped."""
+    """The named pairs and the converted ones, smallest first; damaged ones are reported and skipped."""
     pairs = named_pairs()
     for folder in converted_folders():
         try:
             pairs.append(converted_pair(folder.name, folder))
         except PairError as error:
             terminal.error_line(str(error))
-    return pairs
+    return sorted(pairs, key=lambda pair: pair.memory_bytes)
 
 
 def _check_model(folder: Path | None) -> int:
@@ -230,37 +237,56 @@ def is_on_disk(pair: NamedPair) -> bool:
     return all(source_path(source) is not None for source in (pair.target, pair.draft) if source != "none")
 
 
-def _to_json(pair: NamedPair) -> dict[str, Any]:
-    return {**asdict(pair), "on_disk": is_on_disk(pair), "fetch": fetch_command(pair)}
+def _to_json(pair: NamedPair, memory: int) -> dict[str, Any]:
+    told = {"memory_bytes": pair.memory_bytes, "ram_gb": pair.ram_gb, "fits": fits(pair, memory)}
+    return {**asdict(pair), **told, "on_disk": is_on_disk(pair), "fetch": fetch_command(pair)}
 
 
 def _list(terminal: Terminal, as_json: bool) -> None:
+    pairs, memory = all_pairs(terminal), machine_memory()
     if as_json:
-        terminal.line(json.dumps([_to_json(pair) for pair in all_pairs(terminal)], indent=2))
+        terminal.line(json.dumps([_to_json(pair, memory) for pair in pairs], indent=2))
     else:
-        _print_table(terminal)
+        _print_table(terminal, pairs, memory)
 
 
-def _print_table(terminal: Terminal) -> None:
-    pairs = all_pairs(terminal)
-    rows = [("NAME", "TARGET", "DRAFT", "ON DISK", "FETCH")]
-    for pair in pairs:
-        sizes = (human_bytes(pair.target_bytes), human_bytes(pair.draft_bytes))
-        rows.append((pair.name, *sizes, "yes" if is_on_disk(pair) else "no", fetch_command(pair)))
-    lines = aligned(rows)
+def _print_table(terminal: Terminal, pairs: list[NamedPair], memory: int) -> None:
+    lines = aligned([("NAME", "RAM", "TARGET", "DRAFT", "ON DISK"), *(_row(pair) for pair in pairs)])
     terminal.line(lines[0], DIM)
+    too_large = False
     for line, pair in zip(lines[1:], pairs, strict=True):
-        terminal.line(line, BOLD)
-        gate = "; gated: accept the licence on the hub first, then `hf auth login`" if pair.gated else ""
+        if not too_large and not fits(pair, memory):
+            too_large = True
+            terminal.line(f"\nToo large for the {memory / 2**30:.0f} GB of this machine:\n")
+        terminal.line(line, DIM if too_large else BOLD)
         if not (pair.packaged or pair.converted):
-            terminal.line(f"  {pair.target}\n  {pair.draft}", DIM)
-        terminal.line(f"  {pair.note} ({pair.licence}{gate})", DIM)
-    terminal.line("\nPairs that are not on disk are downloaded on first use: helix-mlx chat --pair NAME")
+            for source in (pair.target, pair.draft):
+                if source != "none":
+                    terminal.line(f"  {source}", DIM)
+        gate = "; gated: accept the licence on the hub first, then `hf auth login`" if pair.gated else ""
+        terminal.line(f"  {pair.note} ({pair.licence}{', unverified' if pair.unverified else ''}{gate})", DIM)
+    terminal.line(f"\nRAM: holds the weights and {CONTEXT:,} tokens, and leaves a quarter for the system.")
+    if any(pair.unverified for pair in pairs):
+        terminal.line("Unverified: names and sizes are from other sources; loading checks that they fit.")
+    terminal.line("Thinks first: reasons before it answers, so raise --max-tokens.")
+    terminal.line(
+        "Pairs that are not on disk are downloaded on first use: helix-mlx chat NAME\n"
+        "or now: helix-mlx pairs --fetch NAME"
+    )
+
+
+def _row(pair: NamedPair) -> tuple[str, ...]:
+    """A pair's line of the table."""
+    size = f"{pair.ram_gb} GB" if pair.ram_gb else f"> {RAM_SIZES[-1]} GB"
+    draft = "n-gram" if pair.draft == "none" else human_bytes(pair.draft_bytes)
+    here = "yes" if is_on_disk(pair) else "no"
+    return pair.name, size, human_bytes(pair.target_bytes), draft, here
 
 
 def _fetch(pair: NamedPair, terminal: Terminal) -> None:
     from helix_mlx.models.loader import fetch
 
     for source in (pair.target, pair.draft):
-        terminal.line(f"{source} is in {fetch(source)}")
+        if source != "none":
+            terminal.line(f"{source} is in {fetch(source)}")
     terminal.line(f"Next: helix-mlx chat --pair {pair.name}")
