@@ -13,7 +13,7 @@ from helix_mlx.kernels.device import on_cpu
 from helix_mlx.kernels.paged_attention import GatherRows, Stored, attention_mask, gather, gather_run
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_allocator import ZERO_PAGE
-from helix_mlx.paging.page_pool import PagePool
+from helix_mlx.paging.page_pool import LayerShape, PagePool
 from helix_mlx.paging.tail import Tail
 from helix_mlx.recurrent.layout import CacheSlot, KVSlot, StateSlot
 from helix_mlx.recurrent.states import RecurrentStates
@@ -152,15 +152,7 @@ class PagedKV:
         view = PagedView(self, offset, limit, exact)
         states = [] if self.states is None else self.states.caches(record)
         shapes = self.pool.layers[self.model]
-
-        def made(slot: CacheSlot) -> Any:
-            if isinstance(slot, KVSlot):
-                return (KeysCache if shapes[slot.layer].keys_only else PagedCache)(view, slot.layer)
-            if isinstance(slot, StateSlot):
-                return states[slot.layer]
-            return tuple(made(part) for part in slot.parts)
-
-        return [made(slot) for slot in self.pool.layouts[self.model].slots]
+        return [_cache(slot, view, shapes, states) for slot in self.pool.layouts[self.model].slots]
 
     def layout(self) -> PageLayout:
         """Where the sequences' pages are, for a forward pass; reused until pages are added or removed."""
@@ -358,3 +350,13 @@ class KeysCache(PagedCache):
     ) -> tuple[mx.array, mx.array] | tuple[PagedKVRef, PagedKVRef]:
         """As `PagedCache`, with other values, [B, heads, S, 1]."""
         return super().update_and_fetch(keys, keys[..., :1])
+
+
+# No function within another: one that calls itself there is held by itself, and holds the pass's arrays.
+def _cache(slot: CacheSlot, view: PagedView, shapes: Sequence[LayerShape], states: Sequence[Any]) -> Any:
+    """What stands for a cache object of the model."""
+    if isinstance(slot, KVSlot):
+        return (KeysCache if shapes[slot.layer].keys_only else PagedCache)(view, slot.layer)
+    if isinstance(slot, StateSlot):
+        return states[slot.layer]
+    return tuple(_cache(part, view, shapes, states) for part in slot.parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,7 +16,7 @@ from helix_mlx.models.loader import LoadedModel
 from helix_mlx.paging import paged_cache
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import TARGET, PagePool
-from helix_mlx.paging.paged_cache import PagedKV, commit
+from helix_mlx.paging.paged_cache import PagedCache, PagedKV, commit
 from tests.support import address, prompt, random_model
 
 PAGE = 8
@@ -39,6 +41,21 @@ def forward(loaded: LoadedModel, kv: PagedKV, rows: list[list[int]], lengths: li
 def contiguous(loaded: LoadedModel, tokens: list[int]) -> mx.array:
     model: Any = loaded.model
     return model(mx.array([tokens]), cache=make_prompt_cache(model))
+
+
+def test_a_pass_leaves_nothing_for_the_collector_of_garbage(llama: LoadedModel) -> None:
+    """What it holds are arrays, and Python does not know how large they are."""
+    pool = pool_for(llama)
+    kv = PagedKV.empty(pool, TARGET, BlockTable(pool.allocator), SLOTS)
+    gc.disable()
+    try:
+        (first, *rest) = kv.caches(mx.array([0], mx.int32), 1)
+        assert isinstance(first, PagedCache)
+        view = weakref.ref(first._view)
+        del first, rest
+        assert view() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("spare", [0, 5])
