@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def built(config: dict[str, Any], seed: int) -> LoadedModel:
     Raises:
         ModelError: Helix does not run it.
     """
-    return as_loaded(untouched(config, seed), config)
+    return replace(as_loaded(untouched(config, seed), config), source=f"{config['model_type']}-{seed}")
 
 
 def as_loaded(model: Any, config: dict[str, Any]) -> LoadedModel:

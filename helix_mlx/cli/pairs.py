@@ -267,7 +267,7 @@ def _print_table(terminal: Terminal, pairs: list[NamedPair], memory: int) -> Non
         terminal.line(f"  {pair.note} ({pair.licence}{', unverified' if pair.unverified else ''}{gate})", DIM)
     terminal.line(f"\nRAM: holds the weights and {CONTEXT:,} tokens, and leaves a quarter for the system.")
     if any(pair.unverified for pair in pairs):
-        terminal.line("Unverified: names and sizes are from other sources; loading checks that they fit.")
+        terminal.line("Unverified: names and sizes are from other sources; loading checks they fit.")
     terminal.line("Thinks first: reasons before it answers, so raise --max-tokens.")
     terminal.line(
         "Pairs that are not on disk are downloaded on first use: helix-mlx chat NAME\n"

@@ -218,7 +218,7 @@ def test_what_is_refused(pair: Pair) -> None:
         Engine(pair, EngineConfig(kv_memory=100))
     with pytest.raises(MemoryBudgetError, match="fewer than the 512"):
         Engine(pair, EngineConfig(kv_memory=100_000, max_context=512))
-    with pytest.raises(SettingsError, match="made for 4096"):
+    with pytest.raises(SettingsError, match="supports at most 4096"):
         Engine(pair, EngineConfig(max_context=10_000))
     with pytest.raises(HelixError, match="between 0"):
         EngineConfig(draft_tokens=9)
@@ -233,7 +233,7 @@ def test_what_is_refused(pair: Pair) -> None:
         (None, {}, "a prompt must be text or a list of token ids"),
         ([None], {}, "a prompt must be text or a list of token ids"),
         ([], {}, "empty"),
-        ("a\ud83d", {}, "half a character at 1"),
+        ("a\ud83d", {}, "incomplete character at 1"),
         ("a", {"seed": 1.5}, "seed is 1.5"),
         ("a", {"top_k": 2.5}, "top-k is 2.5"),
         ("a", {"temperature": "1"}, "temperature is 1"),
@@ -339,5 +339,5 @@ def test_the_context_of_a_model_that_does_not_say_its_limit_can_be_raised(pair: 
     for wanted, context in ((None, 4096), (8192, 8192)):
         with Engine(unsaid, EngineConfig(max_context=wanted, kv_memory=10**8)) as engine:
             assert engine.config.max_context == context
-    with pytest.raises(SettingsError, match="was made for 4096 positions"):
+    with pytest.raises(SettingsError, match="supports at most 4096"):
         Engine(pair, EngineConfig(max_context=8192, kv_memory=10**8))

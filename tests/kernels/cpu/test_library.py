@@ -149,7 +149,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(bench: Bench, tmp_path: 
     library = bench.load()
     assert product(library) == 64.0
     assert not library.path.exists()
-    assert "cannot be written" in bench.told[-1]
+    assert bench.told[-1].startswith("Cannot write ")
 
 
 def test_without_a_home_nothing_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_without_a_home_nothing_is_kept(bench: Bench, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "home", home)
     bench.folder = cache_folder()
     assert product(bench.load()) == 64.0
-    assert "cannot be written" in bench.told[-1]
+    assert bench.told[-1].startswith("Cannot write ")
 
 
 def test_a_full_disk_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,21 +184,21 @@ def test_two_processes_may_compile_at_once(cpu_library: CpuLibrary, tmp_path: Pa
 
 def test_a_compiler_that_fails_leaves_nothing(bench: Bench) -> None:
     Path(bench.toolchain.compiler).write_text("#!/bin/sh\necho 'qmm.cpp:1: error: no such thing' >&2\nexit 1\n")
-    with pytest.raises(LibraryError, match=r"fails: qmm\.cpp:1: error: no such thing"):
+    with pytest.raises(LibraryError, match=r"failed: qmm\.cpp:1: error: no such thing"):
         bench.load()
     assert not bench.folder.exists()
 
 
 def test_a_compiler_that_does_not_run(bench: Bench) -> None:
     Path(bench.toolchain.compiler).unlink()
-    with pytest.raises(LibraryError, match="does not run"):
+    with pytest.raises(LibraryError, match="cannot run "):
         bench.load()
 
 
 def test_a_library_that_does_not_load(bench: Bench) -> None:
     compiler = Path(bench.toolchain.compiler)
     compiler.write_text(compiler.read_text().replace("shutil.copy(", "print("))
-    with pytest.raises(LibraryError, match="does not load"):
+    with pytest.raises(LibraryError, match="cannot load the compiled library"):
         bench.load()
 
 
@@ -243,7 +243,7 @@ def failing(error: Exception) -> Any:
     ("function", "told"),
     [
         (failing(TypeError("incompatible function arguments")), "nanobind 0 does not fit mlx"),
-        (failing(RuntimeError("no kernel")), "fails: no kernel"),
+        (failing(RuntimeError("no kernel")), "failed: no kernel"),
         (lambda x, *others: mx.zeros((1, 8)), "differs from MLX's"),
     ],
 )
