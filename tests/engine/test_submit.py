@@ -387,7 +387,7 @@ def test_what_a_submission_refuses(pair: Pair) -> None:
         assert engine.metrics().requests == 0
         per_page = engine.memory().bytes // (engine.memory().pages_total + 1)
     cut = EngineConfig(kv_memory=140 * per_page)
-    with (
+    with Engine(pair, cut) as small, pytest.raises(PromptError, match="2224; shorten it, or raise --kv-memory"):
         Engine(pair, cut) as small,
         pytest.raises(PromptError, match="context holds 2224; shorten it, or raise --kv-memory"),
     ):
