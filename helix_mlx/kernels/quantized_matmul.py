@@ -78,6 +78,8 @@ def embedding(
 class _Served:
     """A layer that our kernels support: affine, 4 or 8 bits, with a supported group size.
 
+    Each call spells its operands out: a shared property would cost a call per layer and token.
+
     Args:
         layer: the MLX's layer that it replaces.
         library: the kernels.
@@ -89,11 +91,7 @@ class _Served:
         self["weight"] = mx.contiguous(layer["weight"])
         for name in ("scales", "biases"):
             self[name] = mx.contiguous(layer[name].astype(mx.float32))
-        mx.eval(*self._matrix)
-
-    @property
-    def _matrix(self: Any) -> tuple[mx.array, mx.array, mx.array]:
-        return self["weight"], self["scales"], self["biases"]
+        mx.eval(self["weight"], self["scales"], self["biases"])
 
     @staticmethod
     def serves(layer: Any) -> bool:
@@ -120,7 +118,9 @@ class FastQuantizedLinear(_Served, nn.QuantizedLinear):
     def __call__(self, x: mx.array) -> mx.array:
         """`[..., K]` to `[..., N]`."""
         x = _widened(x, self._widest)
-        y = self._library.module.quantized_matmul(x, *self._matrix, self.group_size, self.bits)
+        y = self._library.module.quantized_matmul(
+            x, self["weight"], self["scales"], self["biases"], self.group_size, self.bits
+        )
         return y + self["bias"] if "bias" in self else y
 
 
@@ -129,13 +129,15 @@ class FastQuantizedEmbedding(_Served, nn.QuantizedEmbedding):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Token ids `[...]` to `[..., K]`."""
-        rows = self._library.module.embedding(x, *self._matrix, self.group_size, self.bits)
+        rows = self._library.module.embedding(
+            x, self["weight"], self["scales"], self["biases"], self.group_size, self.bits
+        )
         return rows.astype(self._widest)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """`[..., K]` to logits `[..., N]`."""
         return self._library.module.quantized_matmul(
-            _widened(x, self._widest), *self._matrix, self.group_size, self.bits
+            _widened(x, self._widest), self["weight"], self["scales"], self["biases"], self.group_size, self.bits
         )
 
 
@@ -145,5 +147,7 @@ class FastQuantizedSwitchLinear(_Served, QuantizedSwitchLinear):
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """`[..., 1, K]`, each row for the expert of its index, to `[..., 1, N]`."""
         x = _widened(x, self._widest)
-        y = self._library.module.gather_qmm(x, *self._matrix, indices, self.group_size, self.bits)
+        y = self._library.module.gather_qmm(
+            x, self["weight"], self["scales"], self["biases"], indices, self.group_size, self.bits
+        )
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y

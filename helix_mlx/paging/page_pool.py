@@ -70,6 +70,7 @@ class PagePool:
         self.pages_most = n_pages if pages_most is None else pages_most
         self.allocator = PageAllocator(n_pages)
         self.layers = [list(layers) for layers in models]
+        self.has_keys_only = [any(shape.keys_only for shape in layers) for layers in self.layers]
         self.layouts = list(layouts or [CacheLayout.plain(len(layers)) for layers in models])
         self.direct: list[CpuLibrary | None] = [None for _ in models]
 

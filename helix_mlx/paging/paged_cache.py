@@ -150,9 +150,12 @@ class PagedKV:
             record: some of its rows may be taken back: `advance` tells which are kept.
         """
         view = PagedView(self, offset, limit, exact)
+        layout = self.pool.layouts[self.model]
+        if layout.is_plain and not self.pool.has_keys_only[self.model]:
+            return [PagedCache(view, layer) for layer in range(len(layout.slots))]
         states = [] if self.states is None else self.states.caches(record)
         shapes = self.pool.layers[self.model]
-        return [_cache(slot, view, shapes, states) for slot in self.pool.layouts[self.model].slots]
+        return [_cache(slot, view, shapes, states) for slot in layout.slots]
 
     def layout(self) -> PageLayout:
         """Where the sequences' pages are, for a forward pass; reused until pages are added or removed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 
@@ -70,7 +71,12 @@ class CacheLayout:
         """One cache of keys and values a layer, as most models have."""
         return cls(tuple(KVSlot(layer) for layer in range(layers)))
 
-    @property
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether it is what `plain` makes."""
+        return self == self.plain(len(self.slots))
+
+    @cached_property
     def state_bytes(self) -> int:
         """Bytes of one sequence's recurrent states."""
         return sum(shape.nbytes for shape in self.states)
