@@ -12,7 +12,7 @@ from helix_mlx.cli.console.terminal import DIM
 from helix_mlx.cli.options import SETTINGS, Setting, draft_length, template_arg, thinking
 from helix_mlx.cli.session.repl import Repl
 from helix_mlx.cli.session.saved import SavedChat, is_saved_chat, read_chat
-from helix_mlx.cli.session.status import memory_line, stats_lines
+from helix_mlx.cli.session.status import memory_line, states_part, stats_lines
 from helix_mlx.cli.session.transcript import render_markdown, save_transcript
 from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.request import Request, SamplingParams
@@ -163,7 +163,7 @@ def _stats(repl: Repl, rest: str) -> bool:
         repl,
         f"{memory_line(memory)}; {memory.pages_used} of {memory.pages_total} pages in use, "
         f"{memory.pages_cached} cached for reuse, "
-        f"{memory.unused_fraction:.0%} of their positions unused",
+        f"{memory.unused_fraction:.0%} of their positions unused{states_part(memory)}",
     )
 
 

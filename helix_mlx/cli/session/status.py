@@ -28,6 +28,13 @@ def status_line(last: Chunk) -> str:
     return " · ".join(parts)
 
 
+def states_part(memory: MemoryReport) -> str:
+    """What recurrent layers keep, to be added to a line; nothing where a model has none."""
+    if not memory.state_bytes + memory.snapshot_bytes:
+        return ""
+    return f"; recurrent states {human_bytes(memory.state_bytes)}, snapshots {human_bytes(memory.snapshot_bytes)}"
+
+
 def memory_line(memory: MemoryReport) -> str:
     """The context length, and the KV memory in use and at most."""
     context = f"context {memory.context:,}"

@@ -9,7 +9,7 @@ import pytest
 
 from helix_mlx.cli.chat import greet
 from helix_mlx.cli.console.terminal import Terminal
-from helix_mlx.cli.session.status import memory_line
+from helix_mlx.cli.session.status import memory_line, states_part
 from tests.cli.fakes import FakeEngine
 
 FULL = replace(FakeEngine().memory(), context=32_768, context_made_for=32_768, bytes=1_200_000_000, budget=12 * 10**9)
@@ -35,3 +35,9 @@ def test_a_person_is_told_and_a_pipe_is_not(terminal: Terminal) -> None:
     assert out.getvalue() == ""
     greet(FakeEngine(is_demo=False), terminal, interactive=True)
     assert out.getvalue().splitlines()[1:] == [f"\x1b[2m{line}\x1b[0m"]
+
+
+def test_recurrent_states_are_told_where_there_are_any() -> None:
+    assert states_part(FULL) == ""
+    told = states_part(replace(FULL, state_bytes=2_000_000, snapshot_bytes=1_200_000_000))
+    assert told == "; recurrent states 2.0 MB, snapshots 1.2 GB"
