@@ -175,7 +175,7 @@ SETTINGS = (
         "Drafts a cycle; 0 is off.  [default: auto]",
     ),
     Setting("verification", SamplingParams, str, "|".join(VERIFICATIONS), "How drafts are accepted."),
-    Setting("drafter", EngineConfig, check_drafter, "|".join(names()), "Draft source: model, ngram, none or auto."),
+    Setting("drafter", EngineConfig, check_drafter, "|".join(names()), "Draft source; auto takes what pays."),
     Setting("calibrate", EngineConfig, switch, "on|off", "Measure what drafts cost here, once."),
     Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
     Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Most memory for keys and values, such as 2GB."),

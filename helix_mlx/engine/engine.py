@@ -28,7 +28,8 @@ from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
 from helix_mlx.speculative.calibration import LadderStore
 from helix_mlx.speculative.cost_model import CostTable
-from helix_mlx.speculative.registry import DRAFTERS, Drafters, uses_draft_model
+from helix_mlx.speculative.drafter import Needs
+from helix_mlx.speculative.registry import DRAFTERS, MTP, Drafters, uses
 from helix_mlx.types import Cancel, Message, Notice, Progress, Prompt
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ def load(
         HelixError: something named is missing, unreadable, unsafe or does not fit.
     """
     config = config or EngineConfig()
-    if not uses_draft_model(config.drafter):
-        draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
     loaded = load_pair(
         pair,
@@ -71,10 +70,16 @@ def load(
         trust_remote_code=trust_remote_code,
         notice=notice,
         generation_config=config.generation_config,
+        draft_model=uses(config.drafter, Needs.DRAFT_MODEL),
+        head=uses(config.drafter, Needs.HIDDEN_STATES) and (draft != "none" or config.drafter == MTP),
     )
     if loaded.generation.left_out and notice is not None:
         asked = ", ".join(f"{name} {value}" for name, value in loaded.generation.left_out.items())
         notice(f"The model's generation_config.json asks for {asked}, which Helix does not have: answers are without.")
+    if config.drafter == MTP and loaded.draft is None and notice is not None:
+        notice(
+            f"{loaded.target.source} has no multi-token-prediction head that can be used: answers are without drafts."
+        )
     loaded = loaded.with_kernels(kernels)
     loaded.check()
     engine = Engine(loaded, config, notice)
