@@ -1,1 +1,1 @@
-"""Measurements of Helix, each against mlx-lm on the same weights in the same run."""
+"""Benchmarks of Helix, compared with mlx-lm on the same weights in the same run."""

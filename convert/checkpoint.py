@@ -50,7 +50,7 @@ def convert_checkpoint(
         HelixError: the weights are damaged or do not fit the model or the recipe, or the disk has no room for them.
     """
     destination.mkdir(parents=True)
-    with guarded(f"cannot convert {source}", "fetch the model again"), _writing(destination):
+    with guarded(f"cannot convert {source}", "download the model again"), _writing(destination):
         model, config = _prepared(source, recipe, trust_remote_code, line)
         _save(model, destination, progress)
     keep_vision = "vision_tower" in getattr(model, "model", {})
@@ -72,7 +72,7 @@ def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool, line: Notic
     quantised = config.get("quantization")
     if quantised and not recipe.again and recipe.mode != "float":
         how = f"bits {quantised['bits']}, mode {quantised.get('mode', 'affine')}"
-        line(f"{source} is quantised already ({how}) and taken as it is; --requantize quantises it again.")
+        line(f"{source} is already quantised ({how}) and copied as is; --requantize quantises it again.")
         return model, config
     if quantised:
         config.pop("quantization", None)
@@ -94,7 +94,9 @@ def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool, line: Notic
     with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm tells the bits per weight
         model, config = utils.quantize_model(model, config, **settings, quant_predicate=predicate)  # type: ignore[arg-type]
     if not any(path.endswith("scales") for path, _ in _arrays(model)):
-        raise HelixError(f"no layer of {source} divides into groups of {settings['group_size']}; take a smaller one")
+        raise HelixError(
+            f"no layer of {source} divides into groups of {settings['group_size']}; use a smaller --group-size"
+        )
     return model, config
 
 

@@ -75,7 +75,7 @@ def suggest_drafts(target: str, line: Notice) -> list[Suggestion]:
             found.append(each)
     if not found:
         raise SettingsError(
-            f"no draft that fits {target} is named or on this machine; speculate with --drafter ngram, which needs none"
+            f"no draft that fits {target} is known or on this machine; use --drafter ngram, which needs no draft"
         )
     return sorted(found, key=_rank)
 
@@ -84,8 +84,9 @@ def _candidates(target: str) -> dict[str, int]:
     """Models that might be drafts, and about how many bytes each has."""
     found: dict[str, int] = {}
     for pair in named_pairs():
-        draft = str(source_path(pair.draft)) if pair.packaged else pair.draft
-        found[draft] = pair.draft_bytes
+        if pair.draft != "none":
+            draft = str(source_path(pair.draft)) if pair.packaged else pair.draft
+            found[draft] = pair.draft_bytes
     for folder in converted_folders():
         with suppress(HelixError):  # a damaged one is no candidate
             for model in read_manifest(folder).models:
@@ -118,8 +119,8 @@ def _judged(
     folder = source_path(draft)
     vocabulary, shared = "unknown", None
     try:
-        fit = compare(tokenizer, Tokenizer.load(folder or _tokenizer_folder(draft, line), None))
-        vocabulary, shared = fit.kind, fit.share_of_draft
+        match = compare(tokenizer, Tokenizer.load(folder or _tokenizer_folder(draft, line), None))
+        vocabulary, shared = match.kind, match.share_of_draft
     except PairError:
         return None
     except ModelError as error:

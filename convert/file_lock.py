@@ -26,11 +26,11 @@ def exclusively(out: Path) -> Iterator[None]:
     except OSError as error:
         raise ModelError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
     if held is None:
-        raise SettingsError(f"another process is making {out}; wait until it has ended, or choose another --out")
+        raise SettingsError(f"another process is writing {out}; wait for it to finish, or choose another --out")
     try:
         # Asked here, not before: who held the lock until now may just have put the folder in its place.
         if out.exists():
-            raise SettingsError(f"{out} exists already; remove it first, or choose another --out")
+            raise SettingsError(f"{out} already exists; remove it first, or choose another --out")
         yield
     finally:
         lock.unlink(missing_ok=True)

@@ -105,10 +105,10 @@ def out_folder(out: str, pairs_folder: Path) -> Path:
     if "/" in out or "\\" in out:
         folder = Path(out).expanduser()
         if ".." in folder.parts:
-            raise SettingsError(f"out is {out}, which leads upwards; name the folder itself")
+            raise SettingsError(f"out is {out}, which leads upwards; give the folder itself")
         return folder
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", out):
-        raise SettingsError(f"out is {out!r}, but a name has letters, digits, dots, dashes and underscores only")
+        raise SettingsError(f"out is {out!r}, but names may only have letters, digits, dots, dashes and underscores")
     return pairs_folder / out
 
 

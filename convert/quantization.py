@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any, cast
 
 from helix_mlx.errors import HelixError, ModelError
+from helix_mlx.files import folder_beside
 from helix_mlx.models.files import copy_others
 from helix_mlx.models.third_party import guarded
 
@@ -29,18 +29,12 @@ def quantize_checkpoint(
     if mode not in MODES:
         raise HelixError(f"There is no quantisation mode {mode!r}: choose one of {', '.join(MODES)}.")
     if destination.exists():
-        raise HelixError(f"{destination} exists already: remove it first, or choose another destination.")
-    beside = destination.with_name(destination.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.parent.mkdir(parents=True, exist_ok=True)
+        raise HelixError(f"{destination} already exists: remove it first, or choose another destination.")
     try:
-        beside.mkdir()
-        _write_quantised(source, beside, {"bits": bits, "group_size": group_size, "mode": mode})
-        beside.rename(destination)
+        with folder_beside(destination) as beside:
+            _write_quantised(source, beside, {"bits": bits, "group_size": group_size, "mode": mode})
     except OSError as error:
         raise HelixError(f"Cannot write {destination}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write_quantised(source: Path, folder: Path, settings: dict[str, Any]) -> None:

@@ -46,13 +46,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
-            raise SettingsError(f"dtype is {self.dtype}, but has to be one of {', '.join(DTYPES)}")
+            raise SettingsError(f"dtype is {self.dtype}, but must be one of {', '.join(DTYPES)}")
         if self.mode == "float":
             if (self.bits, self.group_size, self.mixed) != (None, None, None):
-                raise SettingsError("mode float quantises nothing; leave --bits, --group-size and --recipe out")
+                raise SettingsError("mode float quantises nothing; leave out --bits, --group-size and --recipe")
             return
         if self.mode not in MODES:
-            raise SettingsError(f"mode is {self.mode}, but has to be one of {', '.join((*MODES, 'float'))}")
+            raise SettingsError(f"mode is {self.mode}, but must be one of {', '.join((*MODES, 'float'))}")
         bits, groups = MODES[self.mode]
         if self.bits is not None and self.bits not in bits:
             raise SettingsError(f"bits is {self.bits}, but mode {self.mode} has {_listed(bits)}")
@@ -60,9 +60,9 @@ class Recipe:
             raise SettingsError(f"group-size is {self.group_size}, but mode {self.mode} has {_listed(groups)}")
         if self.mixed is not None:
             if self.mixed not in MIXED:
-                raise SettingsError(f"recipe is {self.mixed}, but has to be one of {', '.join(MIXED)}")
+                raise SettingsError(f"recipe is {self.mixed}, but must be one of {', '.join(MIXED)}")
             if self.mode != "affine" or self.bits is not None:
-                raise SettingsError("a recipe chooses the bits itself, in mode affine; leave --bits and --mode out")
+                raise SettingsError("a recipe sets the bits itself, in mode affine; leave out --bits and --mode")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def check_repository(name: str) -> None:
         ModelError: it cannot.
     """
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelError(f"there is no folder {name}; name a folder, or a repository such as org/model")
+        raise ModelError(f"there is no folder {name}; give a folder, or a repository such as org/model")
 
 
 def find_source(
@@ -79,7 +79,7 @@ def find_source(
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
-            raise SettingsError("--revision is for repositories; leave it out with a folder")
+            raise SettingsError("--revision only works with repositories; leave it out for a folder")
         source = Source(name, folder, None)
     else:
         check_repository(name)
@@ -100,10 +100,10 @@ def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Not
     if not any(each.rfilename.endswith(".safetensors") for each in siblings):
         raise _no_weights(name, names)
     if not trust_remote_code and (code := [each for each in names if each.endswith(".py")]):
-        line(f"{name} brings code ({', '.join(code[:3])}), which is left alone; --trust-remote-code runs it.")
+        line(f"{name} contains code ({', '.join(code[:3])}), which is not run; --trust-remote-code allows it.")
     check_room(Path(constants.HF_HUB_CACHE), _missing_bytes(name, siblings), f"fetching the rest of {name}")
     size = sum(each.size or 0 for each in siblings)
-    line(f"Fetching {name} at {str(info.sha)[:12]}, {size / 1e9:.2f} GB; what is here already is kept.")
+    line(f"Fetching {name} at {str(info.sha)[:12]}, {size / 1e9:.2f} GB; files already downloaded are kept.")
     with hub_errors(name):
         folder = Path(snapshot_download(name, revision=info.sha, allow_patterns=patterns, endpoint=endpoint))
     for each in siblings:
@@ -112,7 +112,9 @@ def _fetched(name: str, revision: str | None, trust_remote_code: bool, line: Not
             # The next try has to fetch it again, and not find it.
             file.resolve().unlink()
             file.unlink(missing_ok=True)
-            raise ModelError(f"{name}: {each.rfilename} arrived damaged, its hash differs; run the same command again")
+            raise ModelError(
+                f"{name}: {each.rfilename} was damaged in transit (wrong hash); run the same command again"
+            )
     return Source(name, folder, info.sha)
 
 
@@ -137,13 +139,13 @@ def check_room(folder: Path, size: int, what: str) -> None:
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     free = shutil.disk_usage(there).free
     if size > free:
-        raise ModelError(f"{what} takes {size / 1e9:.2f} GB and the disk of {folder} has {free / 1e9:.2f} GB free")
+        raise ModelError(f"{what} needs {size / 1e9:.2f} GB, but the disk of {folder} has {free / 1e9:.2f} GB free")
 
 
 def _no_weights(name: str, names: list[str]) -> ModelError:
     if any(each.endswith(PICKLED) for each in names):
         return ModelError(
             f"{name} has only pickled weights, which can run code when they are read; "
-            "name a repository with safetensors"
+            "choose a repository with safetensors"
         )
-    return ModelError(f"{name} holds no weights (model*.safetensors); name another model")
+    return ModelError(f"{name} has no weights (model*.safetensors); choose another model")

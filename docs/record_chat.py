@@ -30,16 +30,18 @@ FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospa
 
 @dataclass
 class Screen:
-    """A terminal that knows line ends, colours and wrapping, which is all that a chat writes."""
+    """A terminal that knows line ends, wiped lines, colours and wrapping, which is all that a chat writes."""
 
     lines: list[list[tuple[str, str]]] = field(default_factory=lambda: [[]])
     colour: str = ""
 
     def feed(self, text: str) -> None:
         """Take what a program wrote."""
-        for control, plain in re.findall(r"(\x1b\[[?0-9;]*[A-Za-z]|[\r\n\x07])|([^\x1b\r\n\x07]+)", text):
+        for control, plain in re.findall(r"(\r?\x1b\[[?0-9;]*[A-Za-z]|[\r\n\x07])|([^\x1b\r\n\x07]+)", text):
             if control == "\n":
                 self.lines.append([])
+            elif control == "\r\x1b[K":  # a progress bar is wiped
+                self.lines[-1].clear()
             elif control.endswith("m"):
                 code = control[2:-1]
                 self.colour = "" if code in ("", "0") else code

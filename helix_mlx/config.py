@@ -10,7 +10,7 @@ from helix_mlx.request import check_draft_tokens, own_number
 CPU_KERNELS = ("auto", "on", "off")
 MAX_CPU_THREADS = 256
 DEFAULT_SEQUENCES = 16
-"""Answers that run at once where nobody says how many."""
+"""Default number of concurrent requests."""
 _WHOLE = (
     "page_size", "kv_memory", "max_context", "draft_tokens", "lookahead", "prefill_chunk", "max_sequences", "max_rows",
     "cpu_threads",
@@ -21,7 +21,7 @@ _UNITS |= {"t": 10**12, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How an engine runs a pair; what does not change from request to request.
+    """How an engine runs a pair: the settings that do not change between requests.
 
     Args:
         page_size: positions in one page of KV memory.
@@ -72,34 +72,34 @@ class EngineConfig:
         for name in _WHOLE:
             value = own_number(name, getattr(self, name))
             if (value is not None or name not in open_ones) and (not isinstance(value, int) or isinstance(value, bool)):
-                raise SettingsError(f"{name.replace('_', '-')} is {value!r}, but has to be a whole number")
+                raise SettingsError(f"{name.replace('_', '-')} is {value!r}, but must be a whole number")
             object.__setattr__(self, name, value)
         if not 1 <= self.page_size <= 1024:
-            raise SettingsError(f"page-size is {self.page_size}, but has to be between 1 and 1024 (16 is the default)")
+            raise SettingsError(f"page-size is {self.page_size}, but must be between 1 and 1024 (16 is the default)")
         if self.kv_memory is not None and self.kv_memory < 1:
-            raise SettingsError(f"kv-memory is {self.kv_memory}, but has to be a number of bytes such as 2GB")
+            raise SettingsError(f"kv-memory is {self.kv_memory}, but must be a number of bytes such as 2GB")
         if self.max_context is not None and self.max_context < 2:
-            raise SettingsError(f"max-context is {self.max_context}, but has to be at least 2")
+            raise SettingsError(f"max-context is {self.max_context}, but must be at least 2")
         check_draft_tokens(self.draft_tokens)
         if not isinstance(self.drafter, str):
-            raise SettingsError(f"drafter is {self.drafter!r}, but has to be a drafter's name such as ngram")
+            raise SettingsError(f"drafter is {self.drafter!r}, but must be a drafter's name such as ngram")
         if self.lookahead not in (None, 0, 1):
-            raise SettingsError(f"lookahead is {self.lookahead}, but has to be 0 or 1")
+            raise SettingsError(f"lookahead is {self.lookahead}, but must be 0 or 1")
         if self.prefill_chunk < 1:
-            raise SettingsError(f"prefill-chunk is {self.prefill_chunk}, but has to be at least 1")
+            raise SettingsError(f"prefill-chunk is {self.prefill_chunk}, but must be at least 1")
         if self.max_sequences is not None and self.max_sequences < 1:
-            raise SettingsError(f"max-sequences is {self.max_sequences}, but has to be at least 1")
+            raise SettingsError(f"max-sequences is {self.max_sequences}, but must be at least 1")
         if self.max_rows < 1:
-            raise SettingsError(f"max-rows is {self.max_rows}, but has to be at least 1")
+            raise SettingsError(f"max-rows is {self.max_rows}, but must be at least 1")
         if self.max_sequences is not None and self.max_rows < self.max_sequences:
             raise SettingsError(
                 f"max-rows is {self.max_rows}, but each of {self.max_sequences} sequences needs a row: "
                 "raise it, or lower --max-sequences"
             )
         if self.cpu_kernels not in CPU_KERNELS:
-            raise SettingsError(f"cpu-kernels is {self.cpu_kernels}, but has to be one of {', '.join(CPU_KERNELS)}")
+            raise SettingsError(f"cpu-kernels is {self.cpu_kernels}, but must be one of {', '.join(CPU_KERNELS)}")
         if self.cpu_threads is not None and not 1 <= self.cpu_threads <= MAX_CPU_THREADS:
-            raise SettingsError(f"cpu-threads is {self.cpu_threads}, but has to be between 1 and {MAX_CPU_THREADS}")
+            raise SettingsError(f"cpu-threads is {self.cpu_threads}, but must be between 1 and {MAX_CPU_THREADS}")
 
 
 def parse_bytes(text: str) -> int:
@@ -113,4 +113,4 @@ def parse_bytes(text: str) -> int:
     try:
         return int(float(digits) * _UNITS[unit])
     except (ValueError, KeyError, OverflowError):
-        raise SettingsError(f"kv-memory is {text!r}, but has to be a number of bytes such as 512MB or 2GB") from None
+        raise SettingsError(f"kv-memory is {text!r}, but must be a number of bytes such as 512MB or 2GB") from None

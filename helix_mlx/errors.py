@@ -1,6 +1,6 @@
-"""What can go wrong by the user's hand. Each message says what is wrong and what to do about it.
+"""Errors that a user can cause. Each message says what is wrong and what to do about it.
 
-The command line turns a `HelixError` into one line and exit code 2. Mistakes of our own are `assert`s.
+The command line turns a `HelixError` into one line and exit code 2. Our own mistakes are `assert`s.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 
 class HelixError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base class of every error that a user can cause and fix."""
 
 
 class SettingsError(HelixError):
@@ -22,7 +22,7 @@ class ModelError(HelixError):
 
 
 class LogitsError(HelixError):
-    """A model's logits are no numbers, so that nothing can be chosen by them."""
+    """A model's logits are NaN, so that no token can be chosen."""
 
 
 class PairError(HelixError):
@@ -42,7 +42,7 @@ class ClosedError(HelixError):
 
 
 def renamed(owner: str, name: str, names: Mapping[str, str]) -> AttributeError:
-    """The error for an attribute that is not there: where it has another name now, it says so.
+    """The error for a missing attribute; if it was renamed, the message gives the new name.
 
     Args:
         owner: the name of the class.
@@ -50,12 +50,29 @@ def renamed(owner: str, name: str, names: Mapping[str, str]) -> AttributeError:
         names: the old names, and the new ones.
     """
     if name in names:
-        return AttributeError(f"{owner}.{name} is {names[name]} now")
+        return AttributeError(f"{owner}.{name} is now called {names[name]}")
     return AttributeError(f"{owner!r} object has no attribute {name!r}")
 
 
+def check_arguments(function: str, given: Iterable[str], names: Mapping[str, str]) -> None:
+    """Refuse keyword arguments that a function does not have.
+
+    Args:
+        function: its name.
+        given: the names of the arguments.
+        names: the old names of arguments that were renamed, and the new ones.
+
+    Raises:
+        TypeError: there are any; if one was renamed, the message gives the new name.
+    """
+    for name in given:
+        if name in names:
+            raise TypeError(f"{function}({name}=) is now called {names[name]}")
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """What to say behind an unknown word: the known one that it is most like, or nothing where it is like none."""
+    """A hint for an unknown word: the most similar known one, or nothing."""
     by_small = {each.lower(): each for each in known}
     found = get_close_matches(word.lower(), by_small, n=1)
     return f" (did you mean {by_small[found[0]]}?)" if found else ""

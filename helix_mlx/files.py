@@ -1,10 +1,12 @@
-"""Writing a small file so that nobody ever sees half of it."""
+"""Atomic writing of files and folders."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -31,3 +33,26 @@ def write_beside(path: Path, data: bytes, mode: int | None = None) -> None:
         with suppress(OSError):
             os.unlink(beside)
         raise
+
+
+@contextmanager
+def folder_beside(folder: Path, replace: bool = False) -> Iterator[Path]:
+    """An empty folder beside another, which takes its name when the body has ended, and goes where that fails.
+
+    Args:
+        folder: the name it gets in the end.
+        replace: whether a folder that has this name goes before.
+
+    Raises:
+        OSError: it cannot be made, or the name is taken.
+    """
+    beside = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        if replace:
+            shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a caller asks for and what comes back."""
+"""Requests and their results."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any, Literal, TypedDict
 
 from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.thinking import ThinkMarks
+from helix_mlx.types import Cancel, Message, Progress, Prompt
 
 FinishReason = Literal["stop", "length", "cancelled"]
 VERIFICATIONS = ("greedy", "token", "block", "coupled")
 MAX_DRAFT_TOKENS = 7
 """Metal's vector attention takes at most 8 query rows: K drafts and the last token."""
 MAX_BITS = 1000
-"""Of a number that is looked at: more than any setting takes, and few enough for a float."""
+"""Bits a number may have: more than any setting needs, and few enough for a float."""
 MODEL_SETTINGS = ("temperature", "top_p", "top_k", "min_p")
 """The fields of `SamplingParams` that a model's generation_config.json may set."""
 MAX_ANSWERS = 64
-"""Answers to one prompt that a single request may ask for."""
+"""Maximum answers to one prompt in a single request."""
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The settings of one request; the same words on the command line, in Python and in JSON.
+    """The sampling settings of one request, with the same names on the command line, in Python and in JSON.
 
     `verification=None` chooses: greedy at temperature 0, coupled where a seed is given, block otherwise. `stop_tokens`
     end an answer as the model's own end tokens do: ids, or texts of one token each. A whole `SamplingParams` is taken
@@ -80,7 +81,7 @@ class SamplingParams:
         _require(known, "verification", self.verification, "one of " + ", ".join(VERIFICATIONS))
         if self.verification == "greedy" and self.temperature > 0:
             raise SettingsError(
-                "verification greedy needs temperature 0; leave --verification out, or set --temperature 0"
+                "verification greedy needs temperature 0; leave out --verification, or set --temperature 0"
             )
 
     @classmethod
@@ -103,11 +104,11 @@ class SamplingParams:
                 if name not in known:
                     names = [*known, *_OWN]
                     raise SettingsError(
-                        f"there is no setting {name}{did_you_mean(name, names)}; there are {', '.join(names)}"
+                        f"there is no setting {name}{did_you_mean(name, names)}; choose from {', '.join(names)}"
                     )
             return cls(**{**(defaults or {}), **settings})
         if settings or not isinstance(params, cls):
-            raise SettingsError("give either one SamplingParams or single settings such as temperature=0.7")
+            raise SettingsError("give either a SamplingParams or single settings such as temperature=0.7, not both")
         return params
 
     @property
@@ -139,7 +140,7 @@ class Request:
         SettingsError: a value is out of range.
     """
 
-    prompt: str | Sequence[int] | Sequence[Mapping[str, str]]
+    prompt: Prompt | Sequence[Message]
     params: SamplingParams | None = None
     draft_tokens: int | None = None
     drafter: str | None = None
@@ -189,7 +190,7 @@ class Request:
         _require(named, "template_args", self.template_args, "variables of the chat template by name")
 
     @property
-    def asks_template(self) -> bool:
+    def needs_template(self) -> bool:
         """Whether it sets something that only a chat template can read."""
         return self.thinking is not None or bool(self.template_args)
 
@@ -199,7 +200,7 @@ _OWN = tuple(field.name for field in fields(Request) if field.name not in ("prom
 
 
 class Settings(TypedDict, total=False):
-    """What every way to ask takes by name: fields of `SamplingParams` and of `Request`, which say what they are."""
+    """Keyword settings that every generating method takes: fields of `SamplingParams` and `Request`."""
 
     max_tokens: int
     temperature: float
@@ -217,6 +218,18 @@ class Settings(TypedDict, total=False):
     template_args: Mapping[str, Any] | None
 
 
+class StreamSettings(Settings, total=False):
+    """The same for an answer that is read piece by piece.
+
+    `cancel` is asked while it is waited for, some twenty times a second and before every chunk; True ends the answer
+    with finish reason "cancelled". `progress` is told of prefilled tokens, done and in all. Both are called in the
+    thread that reads.
+    """
+
+    cancel: Cancel | None
+    progress: Progress | None
+
+
 def check_draft_tokens(draft_tokens: int | None) -> int | None:
     """A draft length, of whatever library its number is; None stands for "auto".
 
@@ -225,7 +238,7 @@ def check_draft_tokens(draft_tokens: int | None) -> int | None:
     """
     found = own_number("draft-tokens", draft_tokens)
     if found is not None and not (_is_whole(found) and 0 <= found <= MAX_DRAFT_TOKENS):
-        raise SettingsError(f"draft-tokens is {draft_tokens}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}")
+        raise SettingsError(f"draft-tokens is {draft_tokens}, but must be between 0 (off) and {MAX_DRAFT_TOKENS}")
     return None if found is None else int(found)
 
 
@@ -240,7 +253,7 @@ def own_number(name: str, value: Any, real: bool = False) -> Any:
     if isinstance(value, Integral):
         value = int(value)
         if value.bit_length() > MAX_BITS:
-            raise SettingsError(f"{name.replace('_', '-')} is a number of {MAX_BITS} bits and more; give a smaller one")
+            raise SettingsError(f"{name.replace('_', '-')} is {MAX_BITS} bits long or longer; give a smaller number")
     return float(value) if real or not isinstance(value, int) else value
 
 
@@ -258,12 +271,12 @@ def _is_name(value: object) -> bool:
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise SettingsError(f"{name} is {value}, but has to be {wanted}")
+        raise SettingsError(f"{name} is {value}, but must be {wanted}")
 
 
 @dataclass
 class Stats:
-    """What one answer cost, counted by the engine. Seconds are wall-clock seconds.
+    """Statistics of one answer, counted by the engine. Seconds are wall-clock seconds.
 
     `accepted_by_position[i]` counts the cycles that kept at least i + 1 drafts. `target_passes` counts
     forward passes of decoding (the prefill is not one); `host_syncs` the times the host waited for a cycle.
@@ -294,7 +307,7 @@ class Stats:
     tokens_per_s: float = 0.0
 
     def note_cycle(self, drafter: str, count: int) -> None:
-        """Count a cycle of K drafts of somebody."""
+        """Count a cycle of K drafts by a drafter."""
         self.cycles_by_draft_length += [0] * (count + 1 - len(self.cycles_by_draft_length))
         self.cycles_by_draft_length[count] += 1
         if count:
@@ -307,7 +320,7 @@ class Stats:
 
     @property
     def tokens_per_pass(self) -> float:
-        """Tokens a target pass; the first token belongs to the prefill and is left out."""
+        """Tokens per target pass; the first token belongs to the prefill and is not counted."""
         return (self.emitted - 1) / self.target_passes if self.target_passes else 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -317,7 +330,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a streamed answer: whole characters only.
+    """A piece of a streamed answer; only complete characters.
 
     `token` is None where only held-back text is shown, as at the end. `from_draft` tells a token that the
     draft proposed and the target kept. `reasoning` tells what the model writes before its answer, its marks included.
@@ -332,7 +345,7 @@ class Chunk:
     stats: Stats | None = None
     index: int = 0
     reasoning: bool = False
-    message: Mapping[str, str] | None = None
+    message: Message | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a model's reasoning ends and its answer begins, by the marks that it writes around the reasoning."""
+"""Splits a model's reasoning from its answer, by the marks around the reasoning."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ThinkMarks:
 
 
 class ReasoningSplitter:
-    """Tells the pieces of a growing answer apart: reasoning, its marks and the space behind it, or answer.
+    """Splits a streaming answer into reasoning (with its marks and the space after it) and answer.
 
     Args:
         marks: those of the answer; None where the model has none, and every piece is answer.
@@ -86,7 +86,7 @@ class ReasoningSplitter:
         return [(piece, reasons) for piece, reasons in (*pieces, (text, False)) if piece]
 
     def finish(self) -> list[tuple[str, bool]]:
-        """What is still held back, at the end of the answer."""
+        """The text still held back at the end of the answer."""
         held, self._held = self._held if self._place == "beginning" else "", ""
         return [(held, False)] if held else []
 

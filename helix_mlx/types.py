@@ -1,15 +1,15 @@
-"""Types that every part of the package shares: what callers hand in to be told of, or to stop, long work."""
+"""Types that every part of the package shares: callbacks of long operations, messages and prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 Progress = Callable[[int, int], None]
-"""Is told how much is done, and how much there is in all."""
+"""Called with the amount done and the total."""
 StepProgress = Callable[[str, int, int], None]
-"""Is told the name of the step under way, how much of it is done, and how much there is in all."""
+"""Called with the name of the current step, the amount done and the total."""
 Notice = Callable[[str], None]
-"""Is told one line for the user."""
+"""Called with one line for the user."""
 Cancel = Callable[[], bool]
 """Returns whether to stop."""
 Message = Mapping[str, str]

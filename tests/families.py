@@ -87,15 +87,3 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "moe_layer_freq": 1,
     },
 }
-
-REFUSED: dict[str, dict[str, Any]] = {
-    "gpt_bigcode": {
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_inner": 48,
-        "n_head": 4,
-        "n_positions": 256,
-        "layer_norm_epsilon": 1e-5,
-    },
-}
-"""Families that Helix does not run."""

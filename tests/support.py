@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_map_with_path
+from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.generate import generate_step
 from mlx_lm.tokenizer_utils import NaiveStreamingDetokenizer, TokenizerWrapper
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -29,9 +29,9 @@ VOCAB = 96
 
 def random_model(family: str, seed: int = 0, **changes: Any) -> LoadedModel:
     """A model of an mlx-lm family with random float32 weights, spread so that its texts are not all alike."""
-    from tests.families import FAMILIES, REFUSED
+    from tests.families import FAMILIES
 
-    return built({"model_type": family, "vocab_size": VOCAB, **(FAMILIES | REFUSED)[family], **changes}, seed)
+    return built({"model_type": family, "vocab_size": VOCAB, **FAMILIES[family], **changes}, seed)
 
 
 def built(config: dict[str, Any], seed: int) -> LoadedModel:
@@ -40,6 +40,20 @@ def built(config: dict[str, Any], seed: int) -> LoadedModel:
     Raises:
         ModelError: Helix does not run it.
     """
+    return as_loaded(untouched(config, seed), config)
+
+
+def as_loaded(model: Any, config: dict[str, Any]) -> LoadedModel:
+    """A model of mlx-lm in memory, as Helix has it.
+
+    Raises:
+        ModelError: Helix does not run it.
+    """
+    return LoadedModel(config["model_type"], Path(), model, config, probe(model, config), 4096)
+
+
+def untouched(config: dict[str, Any], seed: int) -> Any:
+    """A model as mlx-lm has it, with random float32 weights."""
     family = config["model_type"]
     module = importlib.import_module(f"mlx_lm.models.{family}")
     mx.random.seed(seed)
@@ -55,7 +69,18 @@ def built(config: dict[str, Any], seed: int) -> LoadedModel:
     model.set_dtype(mx.float32)
     model.eval()
     mx.eval(model.parameters())
-    return LoadedModel(f"{family}-{seed}", Path(), model, config, probe(model, config), 4096)
+    return model
+
+
+def alike(model: Any, other: Any, share: float) -> None:
+    """Move a model's weights towards another's: it says something else now and then."""
+    both = dict(tree_flatten(other.parameters()))
+
+    def moved(path: str, array: mx.array) -> mx.array:
+        return (1 - share) * array + share * both[path] if mx.issubdtype(array.dtype, mx.floating) else array
+
+    model.update(tree_map_with_path(moved, model.parameters()))
+    mx.eval(model.parameters())
 
 
 def byte_tokenizer(

@@ -1,4 +1,4 @@
-"""A file that is written beside its place is there whole or not at all."""
+"""A file or folder that is written beside its place is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helix_mlx.files import write_beside
+from helix_mlx.files import folder_beside, write_beside
 
 
 def fail(*_: object) -> None:
@@ -47,3 +47,35 @@ def test_a_path_without_a_name_is_an_error_of_the_system(tmp_path: Path, monkeyp
     with pytest.raises(OSError, match=r"\.part"):
         write_beside(Path("."), b"")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with folder_beside(tmp_path / "in" / "one", replace=True) as beside:
+            (beside / "file").write_text(text)
+    assert (tmp_path / "in" / "one" / "file").read_text() == "second"
+    assert os.listdir(tmp_path / "in") == ["one"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_that_is_not_whole_leaves_what_was_there(tmp_path: Path, replace: bool) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "file").write_text("before")
+
+    def write() -> None:
+        with folder_beside(tmp_path / "one", replace) as beside:
+            (beside / "file").write_text("after")
+            fail()
+
+    with pytest.raises(OSError, match="No space left"):
+        write()
+    assert (tmp_path / "one" / "file").read_text() == "before"
+    assert os.listdir(tmp_path) == ["one"]
+
+
+def test_a_folder_is_not_replaced_unasked(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "file").write_text("before")
+    with pytest.raises(OSError, match="one"), folder_beside(tmp_path / "one"):
+        pass
+    assert os.listdir(tmp_path) == ["one"]

@@ -78,7 +78,7 @@ def test_a_request_is_of_whole_numbers(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["page_size", "prefill_chunk", "max_rows"])
 def test_none_is_no_number_where_there_is_a_default(name: str) -> None:
-    with pytest.raises(SettingsError, match="is None, but has to be a whole number"):
+    with pytest.raises(SettingsError, match="is None, but must be a whole number"):
         made(EngineConfig, name, None)
 
 

@@ -15,6 +15,7 @@ import helix_mlx
 from helix_mlx import errors
 from helix_mlx.cli.options import SETTINGS
 from helix_mlx.cli.session.slash import COMMANDS
+from helix_mlx.models.pairs import named_pairs
 from helix_mlx.toml import read_toml
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +93,15 @@ def test_the_readme_names_every_setting_and_command() -> None:
         assert f"`{name}" in README or name.endswith("!")
 
 
+def test_the_readme_s_table_says_which_pair_is_for_which_memory() -> None:
+    told = {
+        name: int(size)
+        for size, names in re.findall(r"^\| (\d+) GB \| (`.*`) \|$", README, re.MULTILINE)
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+    assert told == {pair.name: pair.ram_gb for pair in named_pairs() if not pair.packaged}
+
+
 def test_the_readme_links_lead_somewhere() -> None:
     for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
@@ -109,13 +119,27 @@ def test_every_public_name_is_there_and_every_error_is_one_of_them() -> None:
     assert found <= set(helix_mlx.__all__)
 
 
-@pytest.mark.parametrize("name", ["MemoryReport", "Metrics"])
-def test_an_old_name_says_what_it_is_called_now(name: str) -> None:
-    from helix_mlx.engine.memory import MemoryReport
-    from helix_mlx.engine.metrics import Metrics
+def test_an_old_argument_says_what_it_is_called_now() -> None:
+    old: Any = {"ladders": None}
+    with pytest.raises(TypeError, match=r"load\(ladders=\) is now called cost_tables"):
+        helix_mlx.load("tiny", **old)
+    old = {"nothing": None}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
+        helix_mlx.load("tiny", **old)
 
-    made: Any = Metrics() if name == "Metrics" else MemoryReport(1, 1, 1, 1, 1, 0.5, 1, 1)
-    with pytest.raises(AttributeError, match=f"{name}.waste is unused_fraction now"):
-        _ = made.waste
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("MemoryReport", "waste", "unused_fraction"),
+        ("Metrics", "waste", "unused_fraction"),
+        ("Engine", "ladder", "cost_table"),
+    ],
+)
+def test_an_old_name_says_what_it_is_called_now(name: str, old: str, new: str) -> None:
+    kind = getattr(helix_mlx, name)
+    made = kind.__new__(kind)
+    with pytest.raises(AttributeError, match=f"{name}.{old} is now called {new}"):
+        getattr(made, old)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = made.nothing

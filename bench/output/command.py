@@ -1,25 +1,21 @@
-"""What every measurement shares at the command line: its command, `--json`, `--out` and `--check`."""
+"""What all measurement commands share: `--json`, `--out` and `--check`."""
 
 from __future__ import annotations
 
 import functools
 import json
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
 
-from helix_mlx.bench.output.options import OUTPUT_OPTIONS, FlagCommand, add_options
+from helix_mlx.bench.output.options import NOT_MET, OUTPUT_OPTIONS, FlagCommand, add_options, tables_aside
 from helix_mlx.bench.output.receipt import document, write_output
 from helix_mlx.bench.output.tables import Asked, show_limits
 
 Measured = tuple[Any, Sequence[Asked]]
-"""Every figure, ready for JSON, and what was asked of them."""
-NOT_MET = 1
-"""Exit code of `--check` where a limit is not met."""
+"""Every figure, ready for JSON, and the limits they are checked against."""
 
 
 def measurement(run: Callable[..., Measured]) -> click.Command:
@@ -28,7 +24,7 @@ def measurement(run: Callable[..., Measured]) -> click.Command:
     @click.pass_context
     @functools.wraps(run)
     def command(ctx: click.Context, /, as_json: bool, out: Path | None, check: bool, **options: Any) -> None:
-        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        with tables_aside(as_json):
             figures, asked = run(**options)
             met = show_limits(asked) if check else True
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
@@ -45,7 +41,7 @@ def measurement(run: Callable[..., Measured]) -> click.Command:
 
 
 def finish(receipt: dict[str, Any], as_json: bool, out: Path | None) -> None:
-    """Print and write a receipt, as far as that was asked for.
+    """Print and write a receipt, as requested.
 
     Raises:
         ReceiptError: it cannot be written.
@@ -53,6 +49,6 @@ def finish(receipt: dict[str, Any], as_json: bool, out: Path | None) -> None:
     text = json.dumps(receipt, indent=1, ensure_ascii=False)
     if out is not None:
         write_output(out, (text + "\n").encode())
-        click.echo(f"Every figure is in {out}.", err=True)
+        click.echo(f"Results written to {out}.", err=True)
     if as_json:
         click.echo(text)

@@ -1,4 +1,4 @@
-"""Two receipts, side by side."""
+"""Compares two receipts."""
 
 from __future__ import annotations
 
@@ -43,11 +43,13 @@ def read_receipt(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ReceiptError(f"cannot read {file}; name a receipt, as `helix-mlx bench --out FILE` writes it") from error
+        raise ReceiptError(f"cannot read {file}; give a receipt written by `helix-mlx bench --out FILE`") from error
     if not isinstance(data, dict) or data.get("what") != "helix-mlx bench":
-        raise ReceiptError(f"{file} is no receipt of helix-mlx bench; name one that `--out FILE` wrote")
+        raise ReceiptError(f"{file} is not a receipt; give one written by `helix-mlx bench --out FILE`")
     if data.get("format") != FORMAT:
-        raise ReceiptError(f"{file} has format {data.get('format')}, and this Helix reads {FORMAT}; measure again")
+        raise ReceiptError(
+            f"{file} has format {data.get('format')}, but this version reads {FORMAT}; run the measurement again"
+        )
     return data
 
 

@@ -1,9 +1,11 @@
-"""The options that measurements share, and what their words mean. Imports no MLX, so that help needs none."""
+"""The options that measurements share. Does not import MLX, so that help is fast."""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ class ChosenPair:
 
     def __post_init__(self) -> None:
         if sum(each is not None for each in (self.pair, self.target, self.synthetic)) > 1:
-            raise SettingsError("--pair, --target and --synthetic exclude each other; name one of them")
+            raise SettingsError("--pair, --target and --synthetic cannot be used together; choose one")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> ChosenPair:
@@ -42,7 +44,7 @@ class ChosenPair:
 
 
 NEW_FILE = click.Path(path_type=Path, dir_okay=False)
-"""A file to write; see that there is a place for it, by `in_a_folder`."""
+"""A file to write; `in_a_folder` checks that its folder exists."""
 
 
 def in_a_folder(ctx: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
@@ -52,26 +54,48 @@ def in_a_folder(ctx: click.Context, parameter: click.Parameter, file: Path | Non
         SettingsError: there is no folder for it, which is told before anything is measured.
     """
     if file is not None and not file.parent.is_dir():
-        raise SettingsError(f"cannot write {file}: there is no folder {file.parent}; name a file in one that exists")
+        raise SettingsError(f"cannot write {file}: there is no folder {file.parent}; choose an existing folder")
     return file
 
 
 PAIR_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--pair", metavar="NAME", help="A named pair, see `helix-mlx pairs`.  [default: tiny]"),
-    click.option("--target", metavar="PATH|REPO", help="A target of your own, instead of a named pair."),
-    click.option("--draft", metavar="PATH|REPO|none", help="A draft for it."),
-    click.option("--synthetic", metavar="SHAPE/SHAPE", help="Random weights, such as llama-8b/llama-1b."),
-    click.option("--acceptance", default=0.8, show_default=True, metavar="X", help="Drafts kept with --synthetic."),
+    click.option("--pair", metavar="NAME", help="Name of a pair; see `helix-mlx pairs`.  [default: tiny]"),
+    click.option("--target", metavar="PATH|REPO", help="Target model, instead of a named pair."),
+    click.option("--draft", metavar="PATH|REPO|none", help="Draft model for the target."),
+    click.option("--synthetic", metavar="SHAPE/SHAPE", help="Random weights of two shapes, such as llama-8b/llama-1b."),
     click.option(
-        "--cpu-kernels", type=click.Choice(CPU_KERNELS), default="auto", show_default=True, help="As in chat."
+        "--acceptance", default=0.8, show_default=True, metavar="X", help="Share of drafts to accept with --synthetic."
+    ),
+    click.option(
+        "--cpu-kernels",
+        type=click.Choice(CPU_KERNELS),
+        default="auto",
+        show_default=True,
+        help="Use Helix's own CPU kernels.",
     ),
 )
 OUTPUT_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--json", "as_json", is_flag=True, help="Print the receipt, and nothing else, as JSON."),
-    click.option("--out", type=NEW_FILE, callback=in_a_folder, metavar="FILE", help="Write a receipt."),
-    click.option("--check", is_flag=True, help="Show Helix's own limits; exit code 1 where one is not met."),
+    click.option("--json", "as_json", is_flag=True, help="Print only the results, as JSON."),
+    click.option(
+        "--out", type=NEW_FILE, callback=in_a_folder, metavar="FILE", help="Write the results to a file (a receipt)."
+    ),
+    click.option(
+        "--check", is_flag=True, help="Check the results against Helix's own limits; exit with 1 if one is missed."
+    ),
 )
-FILE_AFTER_JSON = "--json takes no file any more; --out FILE writes the receipt"
+NOT_MET = 1
+"""Exit code of `--check` where a limit is not met."""
+FILE_AFTER_JSON = "--json no longer takes a file; use --out FILE to write the results"
+
+
+def renamed_option(old: str, new: str) -> Decorator:
+    """An option under its old name: it is not in the help, and using it names the new one."""
+
+    def refuse(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            raise click.UsageError(f"{old} is now called {new}", ctx)
+
+    return click.option(old, expose_value=False, hidden=True, callback=refuse)
 
 
 def add_options(*groups: tuple[Decorator, ...]) -> Decorator:
@@ -96,8 +120,13 @@ def pair_options(run: Callable[..., Any]) -> Callable[..., Any]:
     return add_options(PAIR_OPTIONS)(command)
 
 
+def tables_aside(as_json: bool) -> AbstractContextManager[Any]:
+    """While it lasts, tables go to standard error where standard output is to have nothing but JSON."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
+
+
 class FlagCommand(click.Command):
-    """A command that takes `--json` as a flag, and says so to who names a file, as earlier versions took one."""
+    """A command whose `--json` is a flag; names the new option if a file is given, as earlier versions took one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words of a command line."""

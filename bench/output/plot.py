@@ -1,4 +1,4 @@
-"""A receipt as a picture: tokens a second by workload, arm beside arm. Readable on white and on black."""
+"""Plots a receipt: tokens per second by workload and arm. Readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ COLOURS = {
     "helix auto": "#e0752d",
 }
 INK = "#808690"
-"""Grey enough for both grounds."""
+"""A grey for light and dark backgrounds."""
 
 
 def check_matplotlib() -> None:
-    """See that there is something to draw with, before anything is measured.
+    """Check that matplotlib is installed, before anything is measured.
 
     Raises:
         ReceiptError: there is not.
@@ -46,7 +46,7 @@ def draw(receipt: dict[str, Any], file: Path) -> None:
 
     records = receipt.get("latency")
     if not records:
-        raise ReceiptError("there is nothing to draw: run bench or bench latency")
+        raise ReceiptError("there are no speeds to plot; run bench or bench latency")
     panels = bars(records)
     figure = Figure(figsize=(max(7.0, 1.5 + 1.35 * max(map(len, panels.values()))), 0.9 + 2.7 * len(panels)), dpi=160)
     FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: one JSON file with the machine, the versions, the settings and every figure."""
+"""A receipt: the JSON file of a benchmark, with machine, versions, settings and every figure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReceiptError(HelixError):
 
 @dataclass
 class Receipt:
-    """What was run and what came out of it, complete or up to an interruption.
+    """What was run and its results, complete or up to an interruption.
 
     Args:
         command: the words of the command line that ran it.
@@ -48,7 +48,7 @@ class Receipt:
     complete: bool = False
 
     def describe(self, engine: Engine) -> None:
-        """Note the pair that runs, and the ladder of costs that its draft lengths go by."""
+        """Note the pair that runs, and the cost table that its draft lengths go by."""
         pair = engine.pair
         self.pair = {
             "name": pair.name,
@@ -58,7 +58,7 @@ class Receipt:
             "draft_bytes": pair.draft.nbytes if pair.draft else None,
             "quantization": pair.target.config.get("quantization"),
             "kernels": pair.kernels.settings(),
-            "ladder": asdict(engine.ladder),
+            "cost_table": asdict(engine.cost_table),
         }
 
     def ask(self, lines: Iterable[Asked]) -> None:
@@ -110,5 +110,5 @@ def write_output(file: Path, data: bytes) -> None:
     try:
         write_beside(file, data, mode=0o644)
     except OSError as error:
-        advice = "" if file.parent.is_dir() else "; name a file in a folder that exists"
+        advice = "" if file.parent.is_dir() else "; choose an existing folder"
         raise ReceiptError(f"cannot write {file}: {error.strerror}{advice}") from error

@@ -1,17 +1,19 @@
-"""What the measurements print: tables, and Helix's own limits beside what was measured."""
+"""Printed output of measurements: tables, and results compared with Helix's own limits."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import click
 
+from helix_mlx.types import Notice
+
 
 @dataclass(frozen=True)
 class Asked:
-    """A figure that was asked for, the measured one, and whether that is enough."""
+    """A required figure, the measured one, and whether the requirement is met."""
 
     what: str
     asked: str
@@ -21,7 +23,7 @@ class Asked:
 
 def show_limits(
     found: Iterable[Asked],
-    line: Callable[[str], None] = click.echo,
+    line: Notice = click.echo,
     words: tuple[str, str] = ("NOT MET", "met    "),
 ) -> bool:
     """Print each limit beside what was measured.
@@ -35,9 +37,9 @@ def show_limits(
         Whether all are met.
     """
     limits = list(found)
-    line("\nHelix's own limits" if limits else "\nHelix has no limits of its own for this.")
+    line("\nHelix's own limits" if limits else "\nHelix sets no limits for this.")
     for each in limits:
-        line(f"{words[each.met]}  {each.what}: asked {each.asked}, measured {each.measured}")
+        line(f"{words[each.met]}  {each.what}: required {each.asked}, measured {each.measured}")
     return all(each.met for each in limits)
 
 

@@ -1,11 +1,11 @@
-"""A pair's own texts, with how many drafts are kept at each position, through the controller: without a clock.
+"""Replays recorded acceptance of a pair's own texts through the draft-length controller, in modelled time.
 
-    helix-mlx bench replay [--write FILE | --read FILE] [--ladder m4-pro]
+    helix-mlx bench replay [--write FILE | --read FILE] [--cost-table m4-pro]
 
 At temperature 0, or with a seed, the text is the same whoever drafts it. So at each of its positions there is one
 answer to how many drafts of the model would be kept, which is recorded once; what n-grams have to offer is looked up
 in the text itself. Every way of choosing a draft length then goes through the very same texts, in the time that a
-cost ladder gives: this machine's, or that of a Mac which others measured. What is kept is real, the time is a model.
+cost table gives: this machine's, or that of a Mac which others measured. What is kept is real, the time is a model.
 The target's reading of the prompt, the same for all, is left out.
 """
 
@@ -26,9 +26,10 @@ from helix_mlx.bench.fixtures.answers import Ask
 from helix_mlx.bench.fixtures.loading import open_engine
 from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, filled
 from helix_mlx.bench.output.command import Measured, measurement
-from helix_mlx.bench.output.options import ChosenPair, pair_options
+from helix_mlx.bench.output.options import NEW_FILE, ChosenPair, in_a_folder, pair_options, renamed_option
+from helix_mlx.bench.output.receipt import ReceiptError, write_output
 from helix_mlx.bench.output.tables import Asked, table
-from helix_mlx.bench.policy.simulation import NOISE, ladders
+from helix_mlx.bench.policy.simulation import NOISE, cost_tables
 from helix_mlx.bench.suite.arms import NGRAM_LENGTH, helix_arm
 from helix_mlx.bench.suite.latency import NEAR_BEST, NEVER_BELOW
 from helix_mlx.config import EngineConfig
@@ -88,16 +89,16 @@ def kept_at(engine: Engine, tokens: list[int], temperature: float, seed: int) ->
 
 
 class Player:
-    """One answer, cycle after cycle, in the time of a ladder.
+    """One answer, cycle after cycle, in the time of a cost table.
 
     Args:
         recorded: the answer.
-        ladder: what cycles cost.
+        cost_table: what cycles cost.
         noise: what a cycle's cost is multiplied with.
     """
 
-    def __init__(self, recorded: Recorded, ladder: CostTable, noise: Callable[[], float]) -> None:
-        self._recorded, self._ladder, self._noise = recorded, ladder, noise
+    def __init__(self, recorded: Recorded, cost_table: CostTable, noise: Callable[[], float]) -> None:
+        self._recorded, self._cost_table, self._noise = recorded, cost_table, noise
         self.seconds = 0.0
         self.sequence = Sequence(
             tokens=[*recorded.prompt, recorded.text[0]],
@@ -125,9 +126,9 @@ class Player:
         sequence, text = self.sequence, self._recorded.text
         count = min(sequence.drafting.next_draft_tokens, max(0, sequence.remaining - 1))
         uses_model = sequence.drafting.uses_model and count > 0
-        seconds = self._ladder.cycle_s(count, uses_model) * self._noise()
+        seconds = self._cost_table.cycle_s(count, uses_model) * self._noise()
         missed = sequence.draft_lag if uses_model else 0
-        self.seconds += seconds + missed_s(missed, self._ladder.draft_read_s, self._ladder.draft_s, alone=True)
+        self.seconds += seconds + missed_s(missed, self._cost_table.draft_read_s, self._cost_table.draft_s, alone=True)
         at = sequence.emitted_count
         kept = min(count, self._recorded.kept[at - 1]) if uses_model else self._looked_up(count, at)
         sequence.tokens += text[at : at + kept + 1]
@@ -156,28 +157,28 @@ def fixed_seconds(player: Player, way: str) -> float:
     return player.seconds
 
 
-def auto_seconds(player: Player, drafting: AdaptiveDraftPolicy) -> float:
+def auto_seconds(player: Player, policy: AdaptiveDraftPolicy) -> float:
     """An answer with the draft lengths that an engine would choose, which remembers those before it."""
     sequence = player.sequence
     while player.going:
-        drafting.choose([sequence], MAX_DRAFT_TOKENS)
+        policy.choose([sequence], MAX_DRAFT_TOKENS)
         count = sequence.drafting.next_draft_tokens
         kept, seconds = player.cycle()
-        drafting.note([(sequence, count, kept)], sequence.drafting.uses_model and count > 0, seconds)
+        policy.note([(sequence, count, kept)], sequence.drafting.uses_model and count > 0, seconds)
     return player.seconds
 
 
-def play(recording: Seq[Recorded], ladder: CostTable, seed: int) -> list[dict[str, float]]:
+def play(recording: Seq[Recorded], cost_table: CostTable, seed: int) -> list[dict[str, float]]:
     """Seconds of every way for each answer, in their order."""
     chance = random.Random(seed)
-    drafting = AdaptiveDraftPolicy(ladder, measured=True)
+    policy = AdaptiveDraftPolicy(cost_table, measured=True)
 
     def player(recorded: Recorded) -> Player:
-        return Player(recorded, ladder, lambda: chance.lognormvariate(0.0, NOISE))
+        return Player(recorded, cost_table, lambda: chance.lognormvariate(0.0, NOISE))
 
     ways = [PLAIN, *map(str, range(1, MAX_DRAFT_TOKENS + 1)), NGRAM]
     return [
-        {AUTO: auto_seconds(player(each), drafting), **{way: fixed_seconds(player(each), way) for way in ways}}
+        {AUTO: auto_seconds(player(each), policy), **{way: fixed_seconds(player(each), way) for way in ways}}
         for each in recording
     ]
 
@@ -207,12 +208,27 @@ def judge(recording: Seq[Recorded], played: Seq[Seq[dict[str, float]]]) -> list[
 
 def recording_of(engine: Engine, repeats: int, max_tokens: int) -> list[Recorded]:
     """Every workload and temperature, with a bar."""
-    jobs = [(w, t, r) for r in range(repeats) for t in TEMPERATURES for w in WORKLOADS]
+    cases = [(w, t, r) for r in range(repeats) for t in TEMPERATURES for w in WORKLOADS]
     recording = []
-    with click.progressbar(jobs, label="recording") as bar:
+    with click.progressbar(cases, label="recording") as bar:
         for workload, temperature, repeat in bar:
             recording.append(record(engine, workload, temperature, repeat, max_tokens))
     return [each for each in recording if len(each.text) > 1]
+
+
+def read_recording(file: Path) -> tuple[list[Recorded], CostTable]:
+    """What `--write` kept: the answers, and the cost table of the machine that gave them.
+
+    Raises:
+        ReceiptError: it is no such file.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        costs = data["cost_table"]
+        cost_table = CostTable(tuple(costs["target_s"]), costs["draft_s"], costs["draft_read_s"])
+        return [Recorded(**each) for each in data["recording"]], cost_table
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ReceiptError(f"cannot read {file}; name a recording, as `bench replay --write FILE` keeps it") from error
 
 
 def show(found: list[Found]) -> list[Asked]:
@@ -239,35 +255,39 @@ def show(found: list[Found]) -> list[Asked]:
 
 @measurement
 @pair_options
-@click.option("--repeats", default=6, show_default=True, type=click.IntRange(1), help="Prompts of each workload.")
-@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest answer.")
-@click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times that it is played.")
-@click.option("--ladder", "ladder_name", help="A Mac's, from ladders.toml, in the place of this machine's.")
-@click.option("--draft-cost", default=0.1, show_default=True, help="With --ladder: a draft step, in target passes.")
-@click.option("--write", "written", type=click.Path(path_type=Path), help="Keep the recording.")
-@click.option("--read", "read", type=click.Path(path_type=Path, exists=True), help="Play one that was kept.")
+@click.option("--repeats", default=6, show_default=True, type=click.IntRange(1), help="Prompts per workload.")
+@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(2), help="Maximum tokens per answer.")
+@click.option("--times", default=4, show_default=True, type=click.IntRange(1), help="Times to replay it.")
+@click.option("--cost-table", "table_name", help="Use a Mac's costs from cost_tables.toml instead of this machine's.")
+@renamed_option("--ladder", "--cost-table")
+@click.option(
+    "--draft-cost",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="With --cost-table: cost of a draft step, in target passes.",
+)
+@click.option("--write", "written", type=NEW_FILE, callback=in_a_folder, help="Save the recording.")
+@click.option("--read", "read", type=click.Path(path_type=Path, dir_okay=False), help="Replay a saved recording.")
 def main(chosen: ChosenPair, repeats: int, max_tokens: int, times: int, **options: Any) -> Measured:
-    """Real drafts in modelled time: auto beside plain decoding and every fixed draft length."""
-    read, ladder_name = options["read"], options["ladder_name"]
-    known = ladders(options["draft_cost"])
-    if ladder_name is not None and ladder_name not in known:
-        raise click.BadParameter(f"{ladder_name}: one of {', '.join(known)}", param_hint="--ladder")
-    data = json.loads(read.read_text()) if read else None
-    if data is None:
+    """Compare auto with plain decoding and every fixed draft length, on recorded drafts in modelled time."""
+    read, table_name = options["read"], options["table_name"]
+    known = cost_tables(options["draft_cost"])
+    if table_name is not None and table_name not in known:
+        raise click.BadParameter(f"{table_name}: one of {', '.join(known)}", param_hint="--cost-table")
+    if read is None:
         with open_engine(chosen, EngineConfig(), click.echo) as engine:
             recording = recording_of(engine, repeats, max_tokens)
-            ladder = engine.ladder
+            cost_table = engine.cost_table
     else:
-        recording = [Recorded(**each) for each in data["recording"]]
-        costs = data["ladder"]
-        ladder = CostTable(tuple(costs["target_s"]), costs["draft_s"], costs["draft_read_s"])
+        recording, cost_table = read_recording(read)
     if options["written"]:
-        kept = {"ladder": asdict(ladder), "recording": [asdict(each) for each in recording]}
-        options["written"].write_text(json.dumps(kept))
-    ladder = known[ladder_name] if ladder_name else ladder
+        kept = {"cost_table": asdict(cost_table), "recording": [asdict(each) for each in recording]}
+        write_output(options["written"], json.dumps(kept).encode())
+    cost_table = known[table_name] if table_name else cost_table
     click.echo(
-        f"Drafts of {len(recording)} answers, in the time of {ladder_name or 'the ladder measured here'}: a model."
+        f"Drafts of {len(recording)} answers, in the time of {table_name or 'the cost table measured here'}: a model."
     )
-    found = judge(recording, [play(recording, ladder, seed) for seed in range(times)])
+    found = judge(recording, [play(recording, cost_table, seed) for seed in range(times)])
     asked = show(found)
     return [asdict(f) for f in found], asked

@@ -1,4 +1,4 @@
-"""Traces of acceptance through the draft-length controller, on any cost ladder: a model, not a measurement.
+"""Simulates the draft-length controller on acceptance traces and any cost table: a model, not a measurement.
 
     helix-mlx bench simulation [--draft-cost 0.1] [--tokens 2000] [--out FILE]
 
@@ -24,7 +24,7 @@ from helix_mlx.speculative.registry import MODEL
 from helix_mlx.toml import read_toml
 
 Trace = Sequence[float]
-"""The chance that the draft of each position is kept."""
+"""The acceptance probability of each position."""
 Told = Callable[[int, int, float, int], None]
 """Is told a cycle's K, the drafts kept, its seconds, and the tokens that the draft has missed after it."""
 READ_TOGETHER = 32
@@ -46,9 +46,9 @@ def traces(length: int) -> dict[str, list[float]]:
     }
 
 
-def ladders(draft_cost: float, folder: Path | None = None) -> dict[str, CostTable]:
-    """The shipped ladders, in passes of one row, with a draft step of `draft_cost` passes."""
-    path = (folder or Path(__file__).parent) / "ladders.toml"
+def cost_tables(draft_cost: float, folder: Path | None = None) -> dict[str, CostTable]:
+    """The shipped cost tables, in passes of one row, with a draft step of `draft_cost` passes."""
+    path = (folder or Path(__file__).parent) / "cost_tables.toml"
     found = {}
     for name, entry in read_toml(path).items():
         costs = tuple(interpolated(entry["rows"], entry["cost"], rows) for rows in range(1, MAX_DRAFT_TOKENS + 2))
@@ -74,14 +74,14 @@ class Run:
     drafted: int
 
 
-def run(trace: Trace, ladder: CostTable, choose: Callable[[int], int], chance: random.Random, told: Told) -> Run:
+def run(trace: Trace, cost_table: CostTable, choose: Callable[[int], int], chance: random.Random, told: Told) -> Run:
     """Go through a trace; `choose` is told the tokens left, and `told` what came of it."""
     position, seconds, cycles, drafted = 0, 0.0, 0, 0
     behind = 0
     while position < len(trace):
         count = choose(len(trace) - position)
-        cost = ladder.cycle_s(count) * chance.lognormvariate(0.0, NOISE)
-        catch_up = behind * ladder.draft_read_s if count else 0.0
+        cost = cost_table.cycle_s(count) * chance.lognormvariate(0.0, NOISE)
+        catch_up = behind * cost_table.draft_read_s if count else 0.0
         kept = 0
         while kept < min(count, len(trace) - position - 1) and chance.random() < trace[position + kept]:
             kept += 1
@@ -97,8 +97,8 @@ def run(trace: Trace, ladder: CostTable, choose: Callable[[int], int], chance: r
 class Controlled:
     """The controller on one sequence, as the engine drives it."""
 
-    def __init__(self, ladder: CostTable, guess: CostTable | None = None) -> None:
-        self._costs = CostModel(guess or ladder)
+    def __init__(self, cost_table: CostTable, guess: CostTable | None = None) -> None:
+        self._costs = CostModel(guess or cost_table)
         self._acceptance = Acceptance()
         self._length = DraftLengthController()
         self._length.begin()
@@ -106,11 +106,11 @@ class Controlled:
 
     def choose(self, left: int) -> int:
         """K of the next cycle."""
-        ladder = self._costs.ladder
-        offer = Candidate(
-            MODEL, self._acceptance, MAX_DRAFT_TOKENS, self._costs.cycle_s, self._behind * ladder.draft_read_s
+        cost_table = self._costs.cost_table
+        candidate = Candidate(
+            MODEL, self._acceptance, MAX_DRAFT_TOKENS, self._costs.cycle_s, self._behind * cost_table.draft_read_s
         )
-        return self._length.choose([offer], self._costs.cycle_s(0), left).count
+        return self._length.choose([candidate], self._costs.cycle_s(0), left).count
 
     def told(self, count: int, kept: int, seconds: float, behind: int) -> None:
         """What came of it."""
@@ -121,38 +121,44 @@ class Controlled:
         self._behind = behind
 
 
-def compare(trace: Trace, ladder: CostTable, seed: int) -> dict[str, float]:
+def compare(trace: Trace, cost_table: CostTable, seed: int) -> dict[str, float]:
     """Speeds of the controller, of plain decoding and of every fixed K, each with the same chances."""
-    controlled = Controlled(ladder)
-    speeds = {"auto": run(trace, ladder, controlled.choose, random.Random(seed), controlled.told).speed}
+    controlled = Controlled(cost_table)
+    speeds = {"auto": run(trace, cost_table, controlled.choose, random.Random(seed), controlled.told).speed}
     for count in range(MAX_DRAFT_TOKENS + 1):
 
         def fixed(left: int, count: int = count) -> int:
             return min(count, left - 1)
 
-        speeds[str(count)] = run(trace, ladder, fixed, random.Random(seed), lambda *_: None).speed
+        speeds[str(count)] = run(trace, cost_table, fixed, random.Random(seed), lambda *_: None).speed
     return speeds
 
 
 @measurement
-@click.option("--draft-cost", default=0.1, show_default=True, help="A draft step, in target passes of one row.")
-@click.option("--tokens", default=2000, show_default=True, help="Length of a text.")
-@click.option("--seeds", default=8, show_default=True, help="Texts a trace.")
+@click.option(
+    "--draft-cost",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Cost of a draft step, in target passes of one row.",
+)
+@click.option("--tokens", default=2000, show_default=True, type=click.IntRange(1), help="Tokens per text.")
+@click.option("--seeds", default=8, show_default=True, type=click.IntRange(1), help="Texts per trace.")
 def main(draft_cost: float, tokens: int, seeds: int) -> Measured:
-    """What the controller would gain on Macs that others measured: a model, not a measurement."""
+    """Model (not measure) what auto would gain on Macs, from published measurements."""
     click.echo(f"A model, not a measurement. A draft step costs {draft_cost} of a target pass of one row.")
     rows = []
-    for name, ladder in ladders(draft_cost).items():
+    for name, cost_table in cost_tables(draft_cost).items():
         click.echo(f"\n{name:14} {'auto':>6} {'plain':>6} {'best K':>7} {'by plain':>9} {'by best':>8}")
         for kind, trace in traces(tokens).items():
-            found = [compare(trace, ladder, seed) for seed in range(seeds)]
+            found = [compare(trace, cost_table, seed) for seed in range(seeds)]
             speeds = {key: sum(each[key] for each in found) / seeds for key in found[0]}
             auto, plain = speeds.pop("auto"), speeds["0"]
             best = max(speeds, key=lambda key: speeds[key])
-            rows.append({"ladder": name, "trace": kind, "auto": auto, "fixed": speeds})
+            rows.append({"cost_table": name, "trace": kind, "auto": auto, "fixed": speeds})
             click.echo(
                 f"{kind:14} {auto:6.2f} {plain:6.2f} {speeds[best]:5.2f}@{best} {auto / plain:9.3f} "
                 f"{auto / speeds[best]:8.3f}"
             )
-    tables = {name: asdict(ladder) for name, ladder in ladders(draft_cost).items()}
-    return {"model": True, "ladders": tables, "rows": rows}, []
+    tables = {name: asdict(cost_table) for name, cost_table in cost_tables(draft_cost).items()}
+    return {"model": True, "cost_tables": tables, "rows": rows}, []

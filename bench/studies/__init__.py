@@ -1,1 +1,1 @@
-"""Measurements of one thing each."""
+"""Measurements of a single aspect each."""

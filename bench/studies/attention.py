@@ -1,4 +1,4 @@
-"""Attention by our CPU kernel, beside the form that gathers and beside mlx-lm's contiguous cache.
+"""Our CPU attention kernel, compared with gathering pages and with mlx-lm's contiguous cache.
 
     helix-mlx bench attention [--context 2048] [--rows 5] [--out FILE]
 
@@ -21,6 +21,7 @@ from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attenti
 from mlx_lm.models.cache import KVCache
 
 from helix_mlx.bench.output.command import Measured, measurement
+from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu import attention
 from helix_mlx.kernels.cpu.library import CpuLibrary, load_library
 from helix_mlx.kernels.paged_attention import Stored
@@ -74,8 +75,8 @@ class Case:
         self.kv.tail.write(0, self.kv.tail.places(cache.offset - self.kv.committed[0], keys.shape[2]), keys, values)
         pages = self.kv.pool.keys[TARGET][0], self.kv.pool.values[TARGET][0]
         tail = self.kv.tail.keys[0], self.kv.tail.values[0]
-        address = self.kv.address()
-        return Stored(pages, address.block_table, address.committed, tail, cache.offset)
+        layout = self.kv.layout()
+        return Stored(pages, layout.block_table, layout.committed, tail, cache.offset)
 
     def kernel(self, library: CpuLibrary) -> mx.array:
         """Our kernel."""
@@ -126,12 +127,16 @@ def times(arms: dict[str, Callable[[], mx.array]], repeats: int) -> dict[str, li
 
 
 @measurement
-@click.option("--context", default=2048, show_default=True, help="Positions, the rows among them.")
-@click.option("--rows", default=5, show_default=True, help="Rows of the pass.")
-@click.option("--repeats", default=30, show_default=True, help="Times each arm runs.")
-@click.option("--threads", type=int, help="Threads of the kernel; all cores where it is not given.")
+@click.option(
+    "--context", default=2048, show_default=True, type=click.IntRange(2), help="Positions, including the rows."
+)
+@click.option("--rows", default=5, show_default=True, type=click.IntRange(1), help="Rows of the pass.")
+@click.option("--repeats", default=30, show_default=True, type=click.IntRange(1), help="Runs per arm.")
+@click.option("--threads", type=click.IntRange(1), help="Kernel threads.  [default: all cores]")
 def main(context: int, rows: int, repeats: int, threads: int | None) -> Measured:
-    """Print the median time of each arm, how often the kernel goes into it, and each arm's error."""
+    """Compare the CPU attention kernel with other ways: median times, ratios and errors."""
+    if rows >= context:
+        raise SettingsError(f"--rows is {rows}, but must be less than --context, {context}")
     mx.set_default_device(mx.cpu)
     mx.random.seed(0)
     library = load_library(click.echo)

@@ -1,9 +1,9 @@
-"""How many sequences a KV budget holds at once, and how much of what they hold is in vain: a replay without a model.
+"""How many sequences fit in a KV budget, and how much of it is unused: a replay without a model.
 
     helix-mlx bench capacity [--quick] [--seed 0] [--out FILE]
 
-The page allocator, the block tables, the prefix cache and the scheduler are the engine's own; the jobs only count. A
-queue that is never empty waits for a budget of so many positions, tails included: what `max_sequences` tails take is
+The page allocator, the block tables, the prefix cache and the scheduler are the engine's own; the sequences only count.
+A queue that is never empty waits for a budget of so many positions, tails included: what `max_sequences` tails take is
 taken off the pool. Lengths are log-normal, drawn again where prompt and answer together pass the longest context, and
 scaled so that those that are kept have the means that the PagedAttention paper reports for ShareGPT, 161 in and 338
 out. The paper gives no sigma: several are shown.
@@ -40,7 +40,7 @@ PREFILL = 2048
 """Prompt tokens a step: enough for the queue to be never what keeps sequences from running."""
 DRAFTS = 4
 KEPT = 0.7
-"""The chance that a draft is kept, where the ones before it were."""
+"""Chance that a draft is accepted, where the ones before it were."""
 SPARE = 1.1
 """`max_sequences` by the number that the budget holds on average."""
 ASKED_TIMES, ASKED_WASTE = 4.0, 0.04
@@ -92,7 +92,7 @@ def mean_resident(lengths: np.ndarray) -> float:
 
 @dataclass(eq=False)
 class Replayed:
-    """A job of the scheduler that has tokens and pages, and no keys or values."""
+    """A sequence for the scheduler, with tokens and pages but no keys or values."""
 
     arrival: int
     tokens: list[int]
@@ -166,54 +166,54 @@ class Replay:
         scheduler, size = self._scheduler, self._case.page_size
         while len(scheduler.waiting) < 16:
             scheduler.add(next(self._arrivals))
-        for job in scheduler.running:
-            if job.target_length >= job.length:
-                self._commit(job, job.length - 1)
-        turn = scheduler.admit(self._allocator.pages_free, self._pages_needed)
-        for job in turn.preempt:
-            job.table.truncate(0)
-            job.target_length = job.draft_length = 0
+        for sequence in scheduler.running:
+            if sequence.target_length >= sequence.length:
+                self._commit(sequence, sequence.length - 1)
+        admission = scheduler.admit(self._allocator.pages_free, self._pages_needed)
+        for sequence in admission.preempt:
+            sequence.table.truncate(0)
+            sequence.target_length = sequence.draft_length = 0
             self.preemptions += 1
-        for job in turn.admit:
-            found = self._cache.match(job.tokens[: job.length])
-            job.table.adopt(found.pages, found.digests)
-            job.target_length = job.draft_length = len(found.pages) * size
+        for sequence in admission.admit:
+            found = self._cache.match(sequence.tokens[: sequence.length])
+            sequence.table.adopt(found.pages, found.digests)
+            sequence.target_length = sequence.draft_length = len(found.pages) * size
         plan = scheduler.plan()
-        for job, count in plan.prefill:
-            self.read_again += max(0, min(job.furthest, job.target_length + count) - job.target_length)
-            job.target_length += count
-            self._commit(job, job.target_length)
-        for job, count in plan.draft_prefill:
-            job.draft_length += count
-        for job, count in plan.decode:
-            self._decode(job, count)
+        for sequence, count in plan.prefill:
+            self.read_again += max(0, min(sequence.furthest, sequence.target_length + count) - sequence.target_length)
+            sequence.target_length += count
+            self._commit(sequence, sequence.target_length)
+        for sequence, count in plan.draft_prefill:
+            sequence.draft_length += count
+        for sequence, count in plan.decode:
+            self._decode(sequence, count)
         running = scheduler.running
-        held = sum(job.pages_held * size + self.slots for job in running)
-        seen = len(plan.decode), sum(job.target_length for job in running), held
-        for job in [job for job in running if job.emitted_count >= job.out]:
-            scheduler.remove(job)
-            job.table.truncate(0)
+        held = sum(sequence.pages_held * size + self.slots for sequence in running)
+        seen = len(plan.decode), sum(sequence.target_length for sequence in running), held
+        for sequence in [sequence for sequence in running if sequence.emitted_count >= sequence.out]:
+            scheduler.remove(sequence)
+            sequence.table.truncate(0)
         return seen
 
-    def _pages_needed(self, job: Replayed) -> int:
-        found = self._cache.match(job.tokens[: job.length]).pages
+    def _pages_needed(self, sequence: Replayed) -> int:
+        found = self._cache.match(sequence.tokens[: sequence.length]).pages
         shared = sum(self._allocator.ref_count(page) > 0 for page in found)
-        return job.length // self._case.page_size - shared
+        return sequence.length // self._case.page_size - shared
 
-    def _commit(self, job: Replayed, verified: int) -> None:
-        pages = max(job.pages_held, verified // self._case.page_size)
-        job.table.grow(pages)
-        self._cache.add(job.table, job.tokens, pages)
+    def _commit(self, sequence: Replayed, verified: int) -> None:
+        pages = max(sequence.pages_held, verified // self._case.page_size)
+        sequence.table.grow(pages)
+        self._cache.add(sequence.table, sequence.tokens, pages)
 
-    def _decode(self, job: Replayed, count: int) -> None:
+    def _decode(self, sequence: Replayed, count: int) -> None:
         kept = 0
         while kept < count and self._random.random() < KEPT:
             kept += 1
-        new = min(1 + kept, job.out - job.emitted_count)
-        job.tokens.extend(next(self._ids) for _ in range(new))
-        job.target_length = job.furthest = job.length
+        new = min(1 + kept, sequence.out - sequence.emitted_count)
+        sequence.tokens.extend(next(self._ids) for _ in range(new))
+        sequence.target_length = sequence.furthest = sequence.length
         if count:
-            job.draft_length = job.length - 1
+            sequence.draft_length = sequence.length - 1
         self.emitted += new
 
 
@@ -328,10 +328,12 @@ def lines(case: Case, lengths: np.ndarray, ours: Found, theirs: Found) -> list[l
 
 @measurement
 @click.option("--quick", is_flag=True, help="A quarter of the budget and fewer steps.")
-@click.option("--reservations", type=int, help="The budget, in longest contexts.  [default: 64, quick 16]")
-@click.option("--seed", default=0, show_default=True, help="Of the lengths.")
+@click.option(
+    "--reservations", type=click.IntRange(1), help="Memory budget, in full-length contexts.  [default: 64, quick 16]"
+)
+@click.option("--seed", default=0, show_default=True, help="Seed for the lengths.")
 def main(quick: bool, reservations: int | None, seed: int) -> Measured:
-    """Print how many sequences run at once in a fixed KV budget, and the share held in vain."""
+    """Count the sequences that fit in a fixed KV budget, and the share of it left unused."""
     budget = (reservations or (16 if quick else 64)) * LONGEST
     figures, shown, found = [], [], []
     for case in cases(budget, quick, seed):
@@ -357,7 +359,7 @@ def main(quick: bool, reservations: int | None, seed: int) -> Measured:
         "at once",
         "x reservation",
         "x mlx-lm",
-        "unused_fraction",
+        "unused",
         "preempted",
         "read again (of emitted)",
     ]

@@ -1,4 +1,4 @@
-"""Memory and time of converting a checkpoint of TinyLlama's shape, beside `mlx_lm.convert`.
+"""Memory and time of converting a checkpoint of TinyLlama's shape, compared with `mlx_lm.convert`.
 
     helix-mlx bench conversion [--repeats 3] [--out FILE]
 
@@ -100,9 +100,9 @@ def convert(name: str, source: Path, out: Path) -> dict[str, float]:
 
 
 @measurement
-@click.option("--repeats", default=3, show_default=True, help="Conversions of each side, in turn.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1), help="Conversions per side, in turn.")
 def main(repeats: int) -> Measured:
-    """Print what converting takes."""
+    """Measure the time and memory of a conversion."""
     with tempfile.TemporaryDirectory(prefix="helix-mlx-conversion-") as temporary:
         folder = Path(temporary)
         if shutil.disk_usage(folder).free < ROOM:

@@ -41,12 +41,24 @@ def program(*words: str) -> str:
 
 @measurement
 @click.option(
-    "--prompts", default=200, show_default=True, type=click.IntRange(16), help="To teach it on, and to measure."
+    "--prompts", default=200, show_default=True, type=click.IntRange(16), help="Prompts to train and test on."
 )
-@click.option("--steps", default=20, show_default=True, help="Of the training that is too short.")
-@click.option("--teach", default="full", show_default=True, help="As of `convert distill`.")
+@click.option(
+    "--steps",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Steps of the (deliberately short) first training.",
+)
+@click.option(
+    "--teach",
+    type=click.Choice(("auto", "full", "lora")),
+    default="full",
+    show_default=True,
+    help="As in `convert distill`.",
+)
 def main(prompts: int, steps: int, teach: str) -> Measured:
-    """Make an under-trained pair, distil it, and show what that gained."""
+    """Distil an under-trained draft, and show the gain in acceptance."""
     with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
         folder = Path(temporary)
         made = ("--out", str(folder), "--steps", str(steps), "--prompts", str(prompts))
@@ -81,7 +93,7 @@ def show(report: dict[str, Any], seconds: float) -> list[Asked]:
         tokens = (before["tokens_per_cycle"], after["tokens_per_cycle"])
         name = f"temperature {before['temperature']:g}"
         rows.append([name, *(f"{value:.3f}" for value in figures), *(f"{value:.2f}" for value in tokens)])
-    table(["held-out prompts", "kept before", "kept after", "gain", "tokens a cycle", "after"], rows)
+    table(["held-out prompts", "kept before", "kept after", "gain", "tokens/cycle", "after"], rows)
     worst, minutes = min(gains), seconds / 60
     asked = [
         Asked("gain of acceptance, at the temperature with the least", f">= {GAIN}", f"{worst:.3f}", worst >= GAIN),

@@ -1,4 +1,4 @@
-"""The time to the first token of a conversation: cold, asked again, and in its second turn.
+"""Time to first token of a conversation: cold, repeated, and in its second turn.
 
     helix-mlx bench first-token [--context 1000] [--quick] [--out FILE]
 
@@ -78,10 +78,12 @@ def show(seen: dict[str, list[Seen]]) -> None:
 
 
 @measurement
-@click.option("--context", default=1000, show_default=True, help="Tokens of the conversation.")
+@click.option(
+    "--context", default=1000, show_default=True, type=click.IntRange(1), help="Conversation length in tokens."
+)
 @click.option("--quick", is_flag=True, help="Fewer repeats.")
 def main(context: int, quick: bool) -> Measured:
-    """Print what is read, and the time to the first token, of a conversation cold, again and in its second turn."""
+    """Measure the tokens read and the time to first token: cold, repeated, and in a second turn."""
     seen: dict[str, list[Seen]] = defaultdict(list)
     config = EngineConfig()
     with Engine(small_pair(context + 1024), config) as engine:

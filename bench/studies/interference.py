@@ -1,4 +1,4 @@
-"""A running stream while a long prompt arrives: what is read between two of its tokens.
+"""How a long prompt that arrives delays a running stream: what is read between two of its tokens.
 
     helix-mlx bench interference [--prompt 4000] [--quick] [--out FILE]
 
@@ -133,10 +133,12 @@ def row(trace: Trace) -> list[object]:
 
 
 @measurement
-@click.option("--prompt", default=4000, show_default=True, help="Tokens of the prompt that arrives.")
+@click.option(
+    "--prompt", default=4000, show_default=True, type=click.IntRange(1), help="Length of the arriving prompt in tokens."
+)
 @click.option("--quick", is_flag=True, help="One run of each arm instead of three.")
 def main(prompt: int, quick: bool) -> Measured:
-    """Print the gaps of a running stream while a long prompt arrives, with chunks and without."""
+    """Show the gaps in a running stream while a long prompt arrives, with and without chunked prefill."""
     chunk = EngineConfig().prefill_chunk
     pair = small_pair(prompt + 4096)
     traces = [Stream(pair, size, prompt).run() for _ in range(1 if quick else 3) for size in (chunk, prompt + 96)]

@@ -1,4 +1,4 @@
-"""Minutes of random load on a small random pair, and what has to be so at the end.
+"""Minutes of random load on a small random pair, with checks at the end.
 
     helix-mlx bench soak [--minutes 20] [--seed 0] [--quick] [--out FILE]
 
@@ -60,7 +60,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SampledAnswer:
     """An answer of the sample: what was asked, and its tokens."""
 
     prompt: list[int]
@@ -85,7 +85,7 @@ class Outcome:
     finished: int = 0
     cancelled: int = 0
     errors: list[str] = field(default_factory=list)
-    sample: list[Kept] = field(default_factory=list)
+    sample: list[SampledAnswer] = field(default_factory=list)
     eligible: int = 0
     memory: list[Moment] = field(default_factory=list)
 
@@ -165,7 +165,7 @@ class Soak:
         self._engine = engine
         self._chance = random.Random(seed)
         self._vocab_size = engine.pair.target.vocab_size
-        self._beginnings = [self._chance.choices(range(self._vocab_size), k=k) for k in (16, 40, 100, 160)]
+        self._prefixes = [self._chance.choices(range(self._vocab_size), k=k) for k in (16, 40, 100, 160)]
         self._running: list[Running] = []
         self._readers = Readers(2)
         self.outcome = Outcome()
@@ -203,7 +203,7 @@ class Soak:
         if len(self._running) >= OUTSTANDING:
             return
         chance = self._chance
-        prompt = list(chance.choice(self._beginnings)) if chance.random() < 0.4 else []
+        prompt = list(chance.choice(self._prefixes)) if chance.random() < 0.4 else []
         prompt += chance.choices(range(self._vocab_size), k=chance.choice((1, 3, 20, 60, 200)))
         request = random_request(chance, prompt)
         handle = self._engine.submit(request)
@@ -242,9 +242,9 @@ class Soak:
                 continue
             if params.seed is not None:
                 params = replace(params, seed=(params.seed + index) % 2**64)
-            self._keep(Kept(running.prompt, params, completion.tokens))
+            self._sample(SampledAnswer(running.prompt, params, completion.tokens))
 
-    def _keep(self, kept: Kept) -> None:
+    def _sample(self, kept: SampledAnswer) -> None:
         """A sample in which every answer has the same chance to be."""
         self.outcome.eligible += 1
         if len(self.outcome.sample) < SAMPLE:
@@ -289,7 +289,7 @@ def close_in_the_midst(engine: Engine) -> tuple[float, int]:
     return took, untold
 
 
-def differing(pair: Pair, sample: list[Kept]) -> int:
+def differing(pair: Pair, sample: list[SampledAnswer]) -> int:
     """How many answers are not what the same request gets alone."""
     found = 0
     with Engine(pair, EngineConfig(max_context=CONTEXT, prefix_cache=False, drafter="none")) as engine:
@@ -322,11 +322,13 @@ def judge(outcome: Outcome, held: int, preempted: int, differ: int) -> list[Aske
 
 
 @measurement
-@click.option("--minutes", type=float, help="How long.  [default: 20, quick 0.5]")
-@click.option("--seed", default=0, show_default=True, help="Of the load.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="Duration in minutes.  [default: 20, quick 0.5]"
+)
+@click.option("--seed", default=0, show_default=True, help="Seed for the load.")
 @click.option("--quick", is_flag=True, help="Half a minute.")
 def main(minutes: float | None, seed: int, quick: bool) -> Measured:
-    """Load an engine at random, and see that nothing is lost or left."""
+    """Run a random load, then check that nothing was lost or leaked."""
     before = set(threading.enumerate())
     pair = make_pair()
     assert pair.draft is not None

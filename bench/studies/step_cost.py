@@ -1,4 +1,4 @@
-"""A decoding step over pages, beside the same batch in mlx-lm's own contiguous batch cache.
+"""A decoding step on paged KV, compared with the same batch in mlx-lm's contiguous batch cache.
 
     helix-mlx bench step-cost [--quick] [--repeats N] [--out FILE]
 
@@ -36,7 +36,7 @@ from helix_mlx.config import EngineConfig
 from helix_mlx.engine.execution.cycle import Models
 from helix_mlx.engine.execution.runner import Runner
 from helix_mlx.engine.memory import allocate_pool
-from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_cost_table
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
 from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.kernels.cpu import attention
@@ -133,7 +133,7 @@ class Helix:
         cache = PrefixCache(self._pool.allocator, PAGE, b"", enabled=True)
         models = Models(Filling(pair.target.model, self._pool), pair.target.vocab_size, None, None)
         self._runner = Runner(
-            models, self._pool, cache, Scheduler(limits), AdaptiveDraftPolicy(estimated_ladder(0.0)), lookahead
+            models, self._pool, cache, Scheduler(limits), AdaptiveDraftPolicy(estimated_cost_table(0.0)), lookahead
         )
         for number in range(batch):
             self._runner.add(self._sequence(number, context, most))
@@ -273,11 +273,11 @@ def whole_table(pair: Pair, batches: Seq[int], repeats: int, lookahead: int | No
 
 @measurement
 @click.option("--quick", is_flag=True, help="Smaller models and fewer blocks.")
-@click.option("--repeats", type=click.IntRange(1), help="Blocks a side  [default: 6; without kernels 3]")
-@click.option("--lookahead", type=int, help="Cycles ahead of the reading.")
+@click.option("--repeats", type=click.IntRange(1), help="Blocks per side.  [default: 6; without kernels 3]")
+@click.option("--lookahead", type=click.IntRange(0, 1), help="Cycles to start before one is read.")
 @click.option("--kernels", type=click.Choice(["both", "on", "off"]), default="both", show_default=True)
 def main(quick: bool, repeats: int | None, lookahead: int | None, kernels: str) -> Measured:
-    """Print the time of a decoding step over pages and in mlx-lm's batch cache."""
+    """Compare the time of a decoding step on paged KV and in mlx-lm's batch cache."""
     rows: list[Row] = []
     if kernels != "off":
         layers = 4 if quick else 8

@@ -1,1 +1,1 @@
-"""What `helix-mlx bench` runs: speed, memory and exactness beside mlx-lm."""
+"""The suite of `helix-mlx bench`: speed, memory and exactness, compared with mlx-lm."""

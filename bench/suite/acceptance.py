@@ -1,4 +1,4 @@
-"""How many drafts are kept: what a pair is worth, whatever the machine.
+"""How many drafts are accepted, which depends on the pair and not on the machine.
 
 By position, workload and temperature; then in all, and with the time to the first token, beside mlx-lm's own
 speculation with the same models, prompts and draft length. There both sides draw their own tokens, so above
@@ -8,7 +8,7 @@ temperature 0 the texts differ.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +24,8 @@ from helix_mlx.engine.engine import Engine
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import expected_tokens
 from helix_mlx.speculative.cost_model import CostTable
+from helix_mlx.types import Notice, Progress
 
-Progress = Callable[[int, int], None]
 BESIDE_TEMPERATURES, BESIDE_DRAFTS = (0.0, 0.8, 1.0), 4
 """Of the comparison with mlx-lm's speculation."""
 
@@ -46,7 +46,7 @@ def measure(
 
 @dataclass(frozen=True)
 class Promise:
-    """What drafts of one drafter would gain at a temperature, by a ladder of costs: the best K, 0 where none pays.
+    """What drafts of one drafter would gain at a temperature, by a cost table: the best K, 0 where none pays.
 
     `gains[K]` is how many times plain decoding K drafts are; with n-grams that holds for cycles that find some.
     """
@@ -60,14 +60,14 @@ class Promise:
     def told(self) -> str:
         """In a few words."""
         if not self.best:
-            return f"temperature {self.temperature:g}, {self.drafter}: no drafts would pay"
+            return f"temperature {self.temperature:g}, {self.drafter}: drafting would not pay off"
         return (
-            f"temperature {self.temperature:g}, {self.drafter}: {self.best} a cycle would be "
+            f"temperature {self.temperature:g}, {self.drafter}: {self.best} drafts per cycle would be "
             f"{self.gains[self.best]:.2f} times plain decoding"
         )
 
 
-def promises(found: list[AcceptanceCounts], ladder: CostTable) -> list[Promise]:
+def promises(found: list[AcceptanceCounts], cost_table: CostTable) -> list[Promise]:
     """What was kept over all workloads, by what cycles cost."""
     made = []
     for temperature, drafter in dict.fromkeys((each.temperature, each.drafter) for each in found):
@@ -78,16 +78,16 @@ def promises(found: list[AcceptanceCounts], ladder: CostTable) -> list[Promise]:
         )
         chances = (whole.chances or [0.0])[:MAX_DRAFT_TOKENS]
         tokens = expected_tokens(chances + [chances[-1]] * (MAX_DRAFT_TOKENS - len(chances)))
-        costs = [ladder.cycle_s(count, uses_model=drafter == "model") for count in range(MAX_DRAFT_TOKENS + 1)]
+        costs = [cost_table.cycle_s(count, uses_model=drafter == "model") for count in range(MAX_DRAFT_TOKENS + 1)]
         gains = tuple(each * costs[0] / cost for each, cost in zip(tokens, costs, strict=True))
         made.append(Promise(temperature, drafter, max(range(len(gains)), key=lambda count: gains[count]), gains))
     return made
 
 
-def show(found: list[AcceptanceCounts], line: Callable[[str], None]) -> None:
+def show(found: list[AcceptanceCounts], line: Notice) -> None:
     """Print the chance of each draft, where those before it were kept."""
-    line("\nThe chance that a draft is kept, where those before it were, by position")
-    heads = ["", *(str(position) for position in range(1, MAX_DRAFT_TOKENS + 1)), "tokens a cycle"]
+    line("\nChance that a draft is accepted, given that those before it were, by position")
+    heads = ["", *(str(position) for position in range(1, MAX_DRAFT_TOKENS + 1)), "tokens/cycle"]
     rows = []
     for each in found:
         chances = [f"{chance:.2f}" for chance in each.chances]
@@ -164,9 +164,9 @@ def beside_mlx_lm(
     return found
 
 
-def show_beside(found: Sequence[Beside], line: Callable[[str], None]) -> None:
+def show_beside(found: Sequence[Beside], line: Notice) -> None:
     """Print what was kept, and the first token, of both sides at each temperature."""
-    line(f"\nDrafts kept for each one proposed, {BESIDE_DRAFTS} a cycle, and the median first token")
+    line(f"\nShare of drafts accepted, {BESIDE_DRAFTS} per cycle, and median time to first token")
     rows = []
     for each in found:
         theirs, ours = acceptance(each.mlx_lm), acceptance(each.helix)

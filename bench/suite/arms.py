@@ -75,5 +75,5 @@ def chosen_arms(named: dict[str, Arm], wanted: Sequence[str]) -> dict[str, Arm]:
     """
     for name in wanted:
         if name not in named:
-            raise SettingsError(f'there is no arm "{name}" for this pair; there are: {", ".join(named)}')
+            raise SettingsError(f'there is no arm "{name}" for this pair; choose from: {", ".join(named)}')
     return {name: arm for name, arm in named.items() if not wanted or name in (PLAIN, AUTO, *wanted)}

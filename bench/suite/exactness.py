@@ -1,8 +1,7 @@
-"""Whether speculation says what the target alone says: identical, or where the texts part, and by what margin."""
+"""Whether speculation gives the target's own text: identical, or where and by what margin it differs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +13,10 @@ from helix_mlx.bench.fixtures.prompts import WORKLOADS, filled
 from helix_mlx.bench.output.tables import Asked, table
 from helix_mlx.engine.engine import Engine
 from helix_mlx.request import SamplingParams
+from helix_mlx.types import Notice, Progress
 
 LENGTHS: tuple[int | None, ...] = (1, 4, 7, None)
 """Draft lengths that are held to plain decoding; None is auto."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,9 @@ def margin(engine: Engine, tokens: list[int]) -> float:
     return float(best) - float(second)
 
 
-def show(found: list[Compared], line: Callable[[str], None]) -> None:
+def show(found: list[Compared], line: Notice) -> None:
     """Print a row for each workload and temperature, and a line for each answer that parts."""
-    line("\nAnswers that are plain decoding's, token for token")
+    line("\nAnswers identical to plain decoding, token for token")
     rows = []
     for workload, temperature in dict.fromkeys((each.workload, each.temperature) for each in found):
         row = [f"{workload}, temperature {temperature:g}"]

@@ -1,4 +1,4 @@
-"""What the CPU kernels are worth: the product alone, and a model of TinyLlama's shape.
+"""The speed of the CPU kernels: the matrix product alone, and in a model of TinyLlama's shape.
 
     helix-mlx bench kernels [--repeats 9] [--quick]
 

@@ -1,4 +1,4 @@
-"""One answer at a time: tokens a second, the first token, and the time between tokens, arm beside arm.
+"""Single requests: tokens per second, time to first token and between tokens, for every arm.
 
 In each repeat every arm answers the same prompt, in an order that turns, with a rest before each: a hot chip punishes
 wide passes. A ratio is that of two answers of one repeat.
@@ -17,8 +17,8 @@ from helix_mlx.bench.fixtures.prompts import filled
 from helix_mlx.bench.output.tables import Asked, Spread, table
 from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS
 from helix_mlx.engine.engine import Engine
+from helix_mlx.types import Notice, Progress
 
-Progress = Callable[[int, int], None]
 Key = tuple[str, float, int | None]
 """A workload, a temperature, and a context or None for the prompt's own."""
 NEVER_BELOW, NEAR_BEST = 0.97, 0.95
@@ -26,7 +26,7 @@ NEVER_BELOW, NEAR_BEST = 0.97, 0.95
 
 
 @dataclass(frozen=True)
-class Plan:
+class LatencyPlan:
     """What is measured.
 
     Args:
@@ -75,7 +75,7 @@ class Record:
         return {**{k: v for k, v in asdict(self).items() if k != "answer"}, **figures, **asdict(answer)}
 
 
-def measure(engine: Engine, arms: dict[str, Arm], plan: Plan, progress: Progress, records: list[Record]) -> None:
+def measure(engine: Engine, arms: dict[str, Arm], plan: LatencyPlan, progress: Progress, records: list[Record]) -> None:
     """Run the plan; `records` grows by every answer, so that what was measured before an interruption is kept."""
     total = len(plan.keys) * plan.repeats * len(arms)
     warm = filled(engine, plan.workloads[0], 0, None)
@@ -145,11 +145,11 @@ class Found:
         return found
 
 
-def show(found: Found, line: Callable[[str], None]) -> None:
+def show(found: Found, line: Notice) -> None:
     """Print tokens a second by workload, then what an arm does over all of them."""
     for temperature, context in dict.fromkeys((t, c) for _, t, c in found.keys):
         keys = [key for key in found.keys if key[1:] == (temperature, context)]
-        line(f"\nTokens a second at temperature {temperature:g}" + (f", context {context}" if context else ""))
+        line(f"\nTokens/s at temperature {temperature:g}" + (f", context {context}" if context else ""))
         rows = [[arm, *(f"{found.speed(arm, key):.1f}" for key in keys)] for arm in found.arms]
         table(["", *(key[0] for key in keys)], rows)
         rows = [
@@ -157,7 +157,7 @@ def show(found: Found, line: Callable[[str], None]) -> None:
             for word, (_, other) in found.beside().items()
         ]
         table(["", *(key[0] for key in keys)], rows)
-    line("\nOver all of them (first token and times between tokens in ms, memory in MB)")
+    line("\nOver all workloads (time to first token and between tokens in ms, memory in MB)")
     heads = ["", "first", "between", "99th", "memory", "tokens/pass", "kept", "waits/token"]
     table(heads, [_details(arm, found.answers(arm)) for arm in found.arms])
 

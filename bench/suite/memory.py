@@ -1,8 +1,7 @@
-"""Memory: what a budget of keys and values holds, beside mlx-lm's batch cache, and what a running engine takes."""
+"""Memory: how much a KV budget holds, compared with mlx-lm's batch cache, and what a running engine uses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,12 +19,12 @@ from helix_mlx.bench.studies.capacity import (
     pages_at_once,
 )
 from helix_mlx.engine.engine import Engine
+from helix_mlx.types import Notice, Progress
 
-Progress = Callable[[int, int], None]
 SIGMA, PAGE_SIZE = 0.7, 16
 
 
-def measure(engine: Engine, quick: bool, progress: Progress, line: Callable[[str], None]) -> tuple[Any, list[Asked]]:
+def measure(engine: Engine, quick: bool, progress: Progress, line: Notice) -> tuple[Any, list[Asked]]:
     """Print both; returns the figures and what was asked for."""
     reservations = 16 if quick else 64
     steps, warm_up = (600, 300) if quick else (2400, 1000)
@@ -37,7 +36,7 @@ def measure(engine: Engine, quick: bool, progress: Progress, line: Callable[[str
     progress(2, 3)
     running = _running(engine, 4 if quick else 8)
     progress(3, 3)
-    line(f"\nAnswers at once in {case.budget:,} positions, contexts up to {LONGEST:,} (a replay of the scheduler)")
+    line(f"\nConcurrent answers in {case.budget:,} positions, contexts up to {LONGEST:,} (replay of the scheduler)")
     rows = [
         ["Helix's pages", f"{ours.at_once:.0f}", f"{ours.at_once / reservations:.2f}", f"{ours.unused_fraction:.1%}"],
         [
@@ -49,7 +48,7 @@ def measure(engine: Engine, quick: bool, progress: Progress, line: Callable[[str
         ["reservations", f"{reservations}", "1.00", "-"],
     ]
     table(["", "at once", "by reservations", "held in vain"], rows)
-    line("\nThis pair, some answers at once (MB)")
+    line("\nThis pair with several answers at once (MB)")
     table(["weights", "pages", "tails", "peak"], [[f"{running[key] / 1e6:.1f}" for key in _KEYS]])
     times = ours.at_once / reservations
     found = [

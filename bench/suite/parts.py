@@ -11,9 +11,7 @@ from helix_mlx.bench.output.tables import table
 from helix_mlx.bench.suite import acceptance, arms, exactness, kernels, latency, memory, throughput
 from helix_mlx.engine.engine import Engine
 from helix_mlx.models.pair import Pair
-
-Line = Callable[[str], None]
-Progress = Callable[[int, int], None]
+from helix_mlx.types import Notice, Progress
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,14 @@ class Run:
     theirs: Pair
     scope: Scope
     receipt: Receipt
-    line: Line
+    line: Notice
     progress: Progress
 
 
 def run_latency(run: Run) -> None:
     """One answer at a time, every arm beside the others."""
     scope, quick = run.scope, run.scope.quick
-    plan = latency.Plan(
+    plan = latency.LatencyPlan(
         workloads=scope.workloads or (("code", "edit", "chat") if quick else WORKLOADS),
         temperatures=scope.temperatures or ((0.0,) if quick else TEMPERATURES),
         contexts=scope.contexts or (None,),
@@ -113,7 +111,7 @@ def run_acceptance(run: Run) -> None:
     found = acceptance.measure(run.ours, temperatures, prompts, most, run.progress)
     acceptance.show(found, run.line)
     run.line("")
-    for promise in acceptance.promises(found, run.ours.ladder):
+    for promise in acceptance.promises(found, run.ours.cost_table):
         run.line(promise.told)
     run.receipt.parts["acceptance"] = [each.to_json() for each in found]
     if run.ours.has_draft:
@@ -126,10 +124,10 @@ def run_acceptance(run: Run) -> None:
 
 def run_kernels(run: Run) -> None:
     """What the parts of a cycle cost, and on a CPU what its kernels are worth."""
-    ladder = run.ours.ladder
-    run.line("\nWhat a cycle costs here (ms): a target pass by its rows, and a step of the draft")
-    costs = [f"{cost * 1e3:.2f}" for cost in ladder.target_s]
-    table(["", *map(str, range(1, len(costs) + 1)), "draft step"], [["", *costs, f"{ladder.draft_s * 1e3:.2f}"]])
+    cost_table = run.ours.cost_table
+    run.line("\nCost of a cycle (ms): a target pass by number of rows, and a draft step")
+    costs = [f"{cost * 1e3:.2f}" for cost in cost_table.target_s]
+    table(["", *map(str, range(1, len(costs) + 1)), "draft step"], [["", *costs, f"{cost_table.draft_s * 1e3:.2f}"]])
     library = run.ours.pair.kernels.library
     if library is not None:
         run.line("")

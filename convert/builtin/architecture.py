@@ -22,6 +22,7 @@ from helix_mlx.convert.builtin.data.tokenizer import (
     load_tokenizer,
     special_ids,
 )
+from helix_mlx.files import folder_beside
 
 # What the final weights are quantised to; training imitates it.
 BITS = 4
@@ -116,32 +117,27 @@ def fake_quantised(parameters: Any) -> Any:
 
 def save_float_checkpoint(model: nn.Module, architecture: Architecture, tokenizer_folder: Path, folder: Path) -> None:
     """Writes a Hugging Face folder with float32 weights: beside the destination first, then renamed."""
-    beside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     ids = special_ids(load_tokenizer(tokenizer_folder))
     eos_ids = [ids[END], ids[END_OF_TEXT]]
-    weights = dict(named_arrays(model.parameters()))
-    mx.save_safetensors(str(beside / "model.safetensors"), weights, metadata={"format": "mlx"})
-    (beside / "config.json").write_text(json.dumps(architecture.config(eos_ids), indent=2) + "\n", encoding="utf-8")
     generation = {"eos_token_id": eos_ids, "pad_token_id": ids[END_OF_TEXT], "do_sample": False}
-    (beside / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(tokenizer_folder / name, beside / name)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    with folder_beside(folder, replace=True) as beside:
+        weights = dict(named_arrays(model.parameters()))
+        mx.save_safetensors(str(beside / "model.safetensors"), weights, metadata={"format": "mlx"})
+        for name, data in (("config.json", architecture.config(eos_ids)), ("generation_config.json", generation)):
+            (beside / name).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(tokenizer_folder / name, beside / name)
 
 
 def average_checkpoints(first: Path, second: Path, folder: Path) -> None:
     """Writes the mean of two float checkpoints of one architecture: beside the destination first, then renamed."""
-    beside = folder.with_name(folder.name + ".part")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(first, beside)
-    weights, others = (cast("dict[str, mx.array]", mx.load(str(it / "model.safetensors"))) for it in (first, second))
-    mean = {name: (value + others[name]) / 2 for name, value in weights.items()}
-    mx.save_safetensors(str(beside / "model.safetensors"), mean, metadata={"format": "mlx"})
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    with folder_beside(folder, replace=True) as beside:
+        shutil.copytree(first, beside, dirs_exist_ok=True)
+        weights, others = (
+            cast("dict[str, mx.array]", mx.load(str(it / "model.safetensors"))) for it in (first, second)
+        )
+        mean = {name: (value + others[name]) / 2 for name, value in weights.items()}
+        mx.save_safetensors(str(beside / "model.safetensors"), mean, metadata={"format": "mlx"})
 
 
 def load_float_checkpoint(architecture: Architecture, folder: Path) -> Model:

@@ -18,7 +18,7 @@ from mlx_lm.utils import dequantize_model, load_model
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from helix_mlx.convert.builtin.data.corpus import KINDS, Corpus, Kind, Question, hash_share
+from helix_mlx.convert.builtin.data.corpus import KINDS, Corpus, Question, TextKind, hash_share
 from helix_mlx.convert.builtin.data.tokenizer import END, END_OF_TEXT, load_tokenizer, special_ids
 from helix_mlx.toml import read_toml
 
@@ -171,7 +171,7 @@ def _verify(
     return len(drafts), int(random.choice(len(last), p=last))
 
 
-def held_out_prompts(corpus: Corpus, tokenizer: Tokenizer, kind: Kind, count: int) -> list[list[int]]:
+def held_out_prompts(corpus: Corpus, tokenizer: Tokenizer, kind: TextKind, count: int) -> list[list[int]]:
     """``count`` prompts of a kind, the same ones every time."""
     if kind == "code":
         pieces = []
@@ -204,7 +204,7 @@ def perplexity(model: nn.Module, texts: Sequence[tuple[list[int], int]]) -> floa
     return math.exp(total / max(1, count))
 
 
-def perplexity_texts(corpus: Corpus, tokenizer: Tokenizer, kind: Kind) -> list[tuple[list[int], int]]:
+def perplexity_texts(corpus: Corpus, tokenizer: Tokenizer, kind: TextKind) -> list[tuple[list[int], int]]:
     """Held-out texts of a kind with the place from which they count: code, or answers after their question."""
     if kind == "code":
         streams = [tokenizer.encode(file.text).ids for file in corpus.held_out_code]
@@ -243,16 +243,16 @@ def right_answers(pair: Pair, questions: Sequence[Question]) -> float:
 class Report:
     """Everything measured on a pair."""
 
-    acceptance: dict[tuple[Kind, float], Acceptance]
-    perplexity: dict[tuple[Kind, str], float]
+    acceptance: dict[tuple[TextKind, float], Acceptance]
+    perplexity: dict[tuple[TextKind, str], float]
     twenty: tuple[Verdict, ...]
 
 
 def evaluate(folder: Path, corpus: Corpus, prompts_a_kind: int = 40) -> Report:
     """Measures the quantised pair in ``folder`` on the held-out part of the corpus."""
     pair = load_pair(folder)
-    rates: dict[tuple[Kind, float], Acceptance] = {}
-    perplexities: dict[tuple[Kind, str], float] = {}
+    rates: dict[tuple[TextKind, float], Acceptance] = {}
+    perplexities: dict[tuple[TextKind, str], float] = {}
     for kind in KINDS:
         prompts = held_out_prompts(corpus, pair.tokenizer, kind, prompts_a_kind)
         for temperature in (0.0, 0.8):

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from helix_mlx.convert.builtin.data.corpus import KINDS, Corpus, Kind
+from helix_mlx.convert.builtin.data.corpus import KINDS, Corpus, TextKind
 from helix_mlx.convert.builtin.evaluation import Acceptance, Report
 
-KIND_NAMES: dict[Kind, str] = {
+KIND_NAMES: dict[TextKind, str] = {
     "code": "standard-library code",
     "stdlib": "questions about the standard library",
     "helix": "questions about Helix",
@@ -43,7 +43,7 @@ anything else fetch a real pair: `helix-mlx pairs` shows how.
 * **Questions about the standard library**: {stdlib_questions:,} questions about {stdlib_subjects:,} functions, classes
   and modules, made from its docstrings and signatures (the same licence).
 * **Questions about Helix**: {helix_questions:,} phrasings of {helix_subjects} topics, written for it
-  (`convert/builtin/helix_questions.toml`), and questions out of its scope (`chat.toml`). MIT licence, as Helix.
+  (`convert/builtin/data/helix_questions.toml`), and questions out of its scope (`chat.toml`). MIT licence, as Helix.
 
 Held out and never trained on, chosen by a hash of their names: {held_code} files, {held_stdlib} standard-library
 questions (3 % of the functions with all their phrasings, 4 % of the other phrasings) and {held_helix} phrasings about

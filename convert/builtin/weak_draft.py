@@ -3,7 +3,7 @@
     python -m helix_mlx.convert.builtin.weak_draft --out DIR
 
 `DIR/draft` is a float checkpoint with the built-in target's own ends, trained for a few steps on the corpus alone;
-`DIR/prompts.jsonl` has questions and beginnings of code, half each.
+`DIR/prompts.jsonl` has questions and the first lines of code, half each.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _next_token_loss(model: Any, tokens: mx.array, weights: mx.array) -> mx.arra
 
 
 def write_prompts(file: Path, count: int, seed: int) -> None:
-    """Write questions and beginnings of code, half each."""
+    """Write questions and the first lines of code, half each."""
     text = corpus.build_corpus()
     draw = np.random.default_rng(seed)
     questions = [text.questions[int(number)] for number in draw.choice(len(text.questions), count - count // 2, False)]

@@ -17,7 +17,7 @@ STEP = 64
 """Rows and places are filled up to multiples of it: each size of a batch is compiled once."""
 
 
-class Lessons:
+class TeachingTexts:
     """Texts and what the target thinks of them.
 
     Args:

@@ -37,7 +37,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of a file: `taught` are for the lessons, `held_out` are never learnt from."""
+    """The prompts of a file: `taught` are learnt from, `held_out` are never learnt from."""
 
     taught: tuple[Prompt, ...]
     held_out: tuple[Prompt, ...]
@@ -57,7 +57,7 @@ def read_prompts(file: Path, held_out: float) -> Prompts:
     except OSError as error:
         raise PromptError(f"cannot read the prompts in {file}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise PromptError(f"{file} is no text in UTF-8; save it as such") from error
+        raise PromptError(f"{file} is not valid UTF-8; save it as UTF-8") from error
     is_json = file.suffix == ".jsonl"
     read = {
         line.strip(): _parsed(line, f"{file}, line {number}") if is_json else _question(line.strip())
@@ -65,7 +65,9 @@ def read_prompts(file: Path, held_out: float) -> Prompts:
         if line.strip()
     }
     if len(read) < FEWEST:
-        raise PromptError(f"{file} has {len(read)} different prompts, and {FEWEST} are the fewest; give a few hundred")
+        raise PromptError(
+            f"{file} has {len(read)} different prompts, but at least {FEWEST} are needed; a few hundred are better"
+        )
     # By their hashes, so that a file that has grown still holds out the same ones.
     ordered = sorted(read, key=_place)
     count = min(max(2, sum(_place(line) < held_out for line in ordered)), len(ordered) - 2)
@@ -86,7 +88,7 @@ def _parsed(line: str, where: str) -> Prompt:
     try:
         data: Any = json.loads(line)
     except ValueError as error:
-        raise PromptError(f"{where} is no JSON; it has to be {expected}") from error
+        raise PromptError(f"{where} is not JSON; it must be {expected}") from error
     if isinstance(data, dict):
         if isinstance(data.get("prompt"), str) and data["prompt"]:
             return _question(data["prompt"])

@@ -13,7 +13,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from helix_mlx.convert.distill.batching import Lessons
+from helix_mlx.convert.distill.batching import TeachingTexts
 from helix_mlx.convert.distill.distillation_loss import Rows, imitation_loss, kept_chance
 from helix_mlx.convert.distill.numpy_ops import are_faster, fastest_ops
 from helix_mlx.convert.distill.student import Student
@@ -85,7 +85,7 @@ class Trainer:
         if not are_faster():  # what numpy computes cannot be compiled
             self._gradients, self._chances = mx.compile(self._gradients), mx.compile(self._chances)
 
-    def run(self, taught: Lessons, held_out: Lessons, line: Notice, progress: Progress) -> Any:
+    def run(self, taught: TeachingTexts, held_out: TeachingTexts, line: Notice, progress: Progress) -> Any:
         """Teach it to the end, or go on from where the folder is.
 
         Returns:
@@ -100,7 +100,7 @@ class Trainer:
             self._examine(held_out, line)
         return self._load(BEST)[0] if self.course.best_epoch else self.student.start
 
-    def _epoch(self, taught: Lessons, progress: Progress) -> None:
+    def _epoch(self, taught: TeachingTexts, progress: Progress) -> None:
         epoch, count = self.course.epoch, len(taught)
         for number, rows in enumerate(taught.batches(seed=1000 * self.schedule.seed + epoch)):
             step, steps = epoch * count + number, self.schedule.epochs * count
@@ -112,7 +112,7 @@ class Trainer:
             mx.eval(self._parameters, self._optimizer.state)
             progress(step + 1, steps)
 
-    def _examine(self, held_out: Lessons, line: Notice) -> None:
+    def _examine(self, held_out: TeachingTexts, line: Notice) -> None:
         """See what held-out texts say, keep the best, and keep the state."""
         course, sums = self.course, mx.zeros((2,))
         for rows in held_out.batches(seed=None):
@@ -125,7 +125,7 @@ class Trainer:
             course.best_epoch = course.epoch
             self._save(BEST, {"parameters": self._parameters})
         self._save(STATE, {"parameters": self._parameters, "optimizer": self._optimizer.state})
-        line(f"epoch {course.epoch}: {course.chances[-1]:.3f} of the drafts on held-out texts would be kept")
+        line(f"epoch {course.epoch}: acceptance {course.chances[-1]:.3f} on held-out texts")
 
     def _loss(self, parameters: Any, *arrays: mx.array) -> mx.array:
         rows = Rows(*arrays)

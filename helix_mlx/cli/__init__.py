@@ -1,4 +1,4 @@
-"""Floor 6: the command line, one file a command. `helix-mlx --help` imports no MLX."""
+"""Floor 6: the command line, one file per command. `helix-mlx --help` does not import MLX."""
 
 from helix_mlx.cli.app import main
 

@@ -1,4 +1,4 @@
-"""The program: its table of commands, imported when they are asked for, and what an error looks like."""
+"""The program: its table of commands, imported on demand, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ COMMANDS = {
     "pairs": "helix_mlx.cli.pairs",
     "doctor": "helix_mlx.cli.doctor",
 }
-"""Each command's module; the command in it has the command's name and ends in `_command`."""
+"""The module of each command; in it, the command is called NAME_command."""
 
 UNWRITTEN = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-"""What a write to a standard stream fails with."""
+"""The errors that a failed write to a standard stream raises."""
 USER_ERROR = 2
 UNWRITABLE = 1
 
 
 class Program(Group):
-    """A group that imports a command when it is needed, and ends every user's mistake in one line."""
+    """A group that imports commands on demand and reports every user error in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the commands, in the order to show them."""
@@ -54,7 +54,7 @@ class Program(Group):
         open_streams()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal may know fewer characters than a model
+                stream.reconfigure(errors="replace")  # a terminal may not support every character that a model writes
         extra["standalone_mode"] = False
         try:
             code = super().main(*args, **extra)
@@ -68,7 +68,7 @@ class Program(Group):
         except OSError as error:
             if error.errno not in UNWRITTEN:
                 raise
-            # Nobody reads any more, which is no mistake; or the disk is full.
+            # A closed pipe is not an error worth a message; a full disk is.
             code = UNWRITABLE if error.errno == errno.EPIPE else _fail(f"cannot write: {error.strerror}")
             silence(sys.stdout)
         sys.exit(code if isinstance(code, int) else 0)
@@ -84,8 +84,8 @@ class Program(Group):
 def program(ctx: click.Context, /) -> None:
     """Exact speculative decoding of language models on MLX.
 
-    A small draft model proposes tokens, a large target checks them all in one pass; the text is what the target alone
-    would have said.
+    A small draft model proposes tokens, and the large target model checks them in one pass. The output has the same
+    distribution as the target's alone: bit for bit on a CPU, up to ties within its arithmetic on a GPU.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -1,9 +1,9 @@
-"""`helix-mlx bench`: what speculation is worth on this machine, and every other measurement, with a receipt."""
+"""`helix-mlx bench`: the benchmark suite and every other measurement, with results as a file."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, nullcontext, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from helix_mlx.bench.output.options import (
     FILE_AFTER_JSON,
     NEW_FILE,
+    NOT_MET,
     OUTPUT_OPTIONS,
     PAIR_OPTIONS,
     ChosenPair,
@@ -22,6 +23,7 @@ from helix_mlx.bench.output.options import (
     FlagCommand,
     add_options,
     in_a_folder,
+    tables_aside,
 )
 from helix_mlx.cli.console.group import Group
 from helix_mlx.cli.console.interrupt import INTERRUPTED
@@ -30,54 +32,74 @@ from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal, aligned
 from helix_mlx.errors import SettingsError
 
 PARTS = {
-    "latency": "One answer at a time, on six workloads: mlx-lm, plain, every draft length, auto.",
-    "throughput": "Several requests at once, beside mlx-lm's batches.",
-    "memory": "How many answers a fixed amount of KV memory holds.",
-    "exactness": "Whether drafts change any token.",
-    "acceptance": "How many drafts are kept, by workload, and beside mlx-lm's own speculation.",
-    "kernels": "What the parts of a cycle cost, and the CPU's kernels beside MLX's.",
+    "latency": "Single requests on six workloads: mlx-lm, no drafts, every draft length, auto.",
+    "throughput": "Concurrent requests, compared with mlx-lm's batching.",
+    "memory": "Requests that fit into a fixed amount of KV memory.",
+    "exactness": "Check that drafts change no token.",
+    "acceptance": "Share of drafts accepted, by workload and compared with mlx-lm's speculation.",
+    "kernels": "Cost of each part of a cycle; CPU kernels compared with MLX's.",
 }
 """The suite, in the order in which it runs."""
 MEASUREMENTS = {
-    "first-token": ("studies.first_token", "The first token: cold, repeated, and of a second turn."),
+    "first-token": ("studies.first_token", "Time to first token: cold, repeated, and in a second turn."),
     "interference": ("studies.interference", "How long a long prompt delays a running answer."),
-    "step-cost": ("studies.step_cost", "A decoding step over pages, beside mlx-lm's batch cache."),
-    "pool-size": ("studies.pool_size", "Whether a larger pool makes a cycle slower."),
-    "capacity": ("studies.capacity", "Answers at once in a fixed memory: pages, padding, reservations."),
-    "attention": ("studies.attention", "The CPU's attention kernel beside gathering and mlx-lm's."),
-    "conversion": ("studies.conversion", "Seconds and memory of a conversion, beside mlx-lm's."),
-    "distillation": ("studies.distillation", "What teaching a draft its target's answers gains."),
-    "soak": ("studies.soak", "Minutes of random load: memory, pages, threads, and equal answers."),
-    "replay": ("policy.replay", "Auto beside every fixed draft length on recorded drafts, in modelled time."),
-    "simulation": ("policy.simulation", "What auto would gain on Macs that others measured: a model."),
+    "step-cost": ("studies.step_cost", "One decoding step on paged KV, compared with mlx-lm's batch cache."),
+    "pool-size": ("studies.pool_size", "Whether a larger page pool slows a cycle down."),
+    "capacity": ("studies.capacity", "Concurrent requests in fixed memory: pages, padding, reservations."),
+    "attention": ("studies.attention", "CPU attention kernel compared with gathering pages, and with mlx-lm."),
+    "conversion": ("studies.conversion", "Time and memory of a conversion, compared with mlx-lm."),
+    "distillation": ("studies.distillation", "What distilling a draft gains."),
+    "rollback": ("studies.rollback", "What rolling drafts back costs models with recurrent layers."),
+    "soak": ("studies.soak", "Minutes of random load: leaks, and whether answers stay the same."),
+    "replay": ("policy.replay", "Auto compared with fixed draft lengths on recorded drafts (modelled time)."),
+    "simulation": ("policy.simulation", "Modelled gain of auto on Macs, from published measurements."),
 }
-"""All others: a module of `helix_mlx.bench`, with its command `main`, and what it measures."""
+"""All other measurements: a module of `helix_mlx.bench` whose `main` is the command, and its help."""
 WORKLOADS = ("code", "edit", "chat", "prose", "json", "summary")
 SCOPE_OPTIONS: tuple[Decorator, ...] = (
-    click.option("--quick", is_flag=True, help="Less of everything: about a minute with the built-in pair."),
-    click.option("--workload", "workloads", multiple=True, type=click.Choice(WORKLOADS), help="May be repeated."),
-    click.option("--temperature", "temperatures", multiple=True, type=float, metavar="X", help="May be repeated."),
+    click.option("--quick", is_flag=True, help="Shorter run: about a minute with the built-in pair."),
     click.option(
-        "--context", "contexts", multiple=True, type=click.IntRange(1), metavar="N", help="Prompts of N tokens."
+        "--workload",
+        "workloads",
+        multiple=True,
+        type=click.Choice(WORKLOADS),
+        help="Run only this workload; repeatable.",
     ),
-    click.option("--arm", "arms", multiple=True, metavar="NAME", help='Latency of "helix K=2", say; may be repeated.'),
-    click.option("--repeats", type=click.IntRange(1), metavar="N", help="Prompts of each workload."),
-    click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Longest answer."),
-    click.option("--rest", "rest_s", type=click.FloatRange(0), metavar="SECONDS", help="Before each answer."),
+    click.option(
+        "--temperature",
+        "temperatures",
+        multiple=True,
+        type=float,
+        metavar="X",
+        help="Run only this temperature; repeatable.",
+    ),
+    click.option(
+        "--context",
+        "contexts",
+        multiple=True,
+        type=click.IntRange(1),
+        metavar="N",
+        help="Prompt length in tokens; repeatable.",
+    ),
+    click.option(
+        "--arm", "arms", multiple=True, metavar="NAME", help='Run only this arm, such as "helix K=2"; repeatable.'
+    ),
+    click.option("--repeats", type=click.IntRange(1), metavar="N", help="Prompts per workload."),
+    click.option("--max-tokens", type=click.IntRange(2), metavar="N", help="Maximum tokens per answer."),
+    click.option("--rest", "rest_s", type=click.FloatRange(0), metavar="SECONDS", help="Pause before each answer."),
 )
 SHOWN_OPTIONS: tuple[Decorator, ...] = (
     click.option(
-        "--plot", "plot_file", type=NEW_FILE, callback=in_a_folder, metavar="FILE.png", help="Draw the speeds."
+        "--plot", "plot_file", type=NEW_FILE, callback=in_a_folder, metavar="FILE.png", help="Plot the speeds."
     ),
-    click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set."),
+    click.option("--no-color", is_flag=True, help="Disable colours, as NO_COLOR does."),
 )
 suite_options = add_options(PAIR_OPTIONS, SCOPE_OPTIONS, OUTPUT_OPTIONS, SHOWN_OPTIONS)
-"""Of the suite and of each of its parts."""
-NOT_MET = 1
+"""Options of the suite and of each of its parts."""
 
 
 class Bench(Group):
-    """The suite, and every measurement by its name; one is imported when it is run."""
+    """The suite and every measurement by name; each is imported when it is run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order to show them."""
@@ -86,7 +108,7 @@ class Bench(Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The measurement that the words begin with."""
+        """The measurement named by the first word."""
         if ctx.params.get("as_json") and args[0] not in self.list_commands(ctx):
             raise click.UsageError(FILE_AFTER_JSON, ctx)
         return super().resolve_command(ctx, args)
@@ -101,20 +123,20 @@ class Bench(Group):
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The names with what they measure, without importing any."""
+        """List the measurements with their help, without importing any."""
         with formatter.section("Measurements"):
             formatter.write_dl([*PARTS.items(), *((name, text) for name, (_, text) in MEASUREMENTS.items())])
         with formatter.section("Commands"):
-            formatter.write_dl([("list", "All measurements, a line each."), ("compare", "Two receipts, side by side.")])
+            formatter.write_dl([("list", "List all measurements."), ("compare", "Compare two receipts.")])
 
 
 @click.group("bench", cls=Bench, invoke_without_command=True, short_help="Measure speed, memory and exactness.")
 @suite_options
 @click.pass_context
 def bench_command(ctx: click.Context, /, **options: Any) -> None:
-    """Measure this machine: the suite, or one measurement by its name.
+    """Benchmark this machine: the whole suite, or one measurement by name.
 
-    Every speed stands beside mlx-lm's from the same run, on the same weights. Ctrl-C keeps what was measured.
+    Speeds are compared with mlx-lm's on the same weights in the same run. Ctrl-C keeps what was measured so far.
     """
     if ctx.invoked_subcommand is None:
         run_suite(ctx, None, options)
@@ -123,7 +145,7 @@ def bench_command(ctx: click.Context, /, **options: Any) -> None:
     words = [parameter.opts[0] for parameter in ctx.command.params if parameter.name in given]
     if words:
         name = ctx.invoked_subcommand
-        raise SettingsError(f"{', '.join(words)} before {name} does nothing; write: bench {name} {words[0]} ...")
+        raise SettingsError(f"{', '.join(words)} before {name} has no effect; write: bench {name} {words[0]} ...")
 
 
 def part_command(name: str) -> click.Command:
@@ -141,7 +163,7 @@ def part_command(name: str) -> click.Command:
 @bench_command.command("list")
 @click.pass_context
 def list_command(ctx: click.Context, /) -> None:
-    """All measurements, a line each."""
+    """List all measurements."""
     rows = [*PARTS.items(), *((name, text) for name, (_, text) in MEASUREMENTS.items())]
     for line in aligned(rows):
         click.echo(line)
@@ -151,7 +173,7 @@ def list_command(ctx: click.Context, /) -> None:
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 def compare_command(first: Path, second: Path) -> None:
-    """Put two receipts side by side: what both measured, and the second by the first."""
+    """Compare two receipts: what both measured, and the ratio of the second to the first."""
     from helix_mlx.bench.output.compare import compared, read_receipt
 
     for line in compared(read_receipt(first), read_receipt(second)):
@@ -159,16 +181,14 @@ def compare_command(first: Path, second: Path) -> None:
 
 
 def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> None:
-    """Run the suite, or a part of it, and say what came of it."""
+    """Run the suite, or a part of it, and report the results."""
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
     chosen = ChosenPair.of(options)
     if options["plot_file"] is not None and part not in (None, "latency"):
-        raise SettingsError("--plot draws speeds; run bench or bench latency with it")
+        raise SettingsError("--plot shows latency; use it with bench or bench latency")
     if options["arms"] and part not in (None, "latency"):
-        raise SettingsError(
-            "--arm chooses ways to answer whose latency is measured; run bench or bench latency with it"
-        )
-    # Imported here, so that mistakes in the options are told before MLX is loaded.
+        raise SettingsError("--arm applies to latency only; use it with bench or bench latency")
+    # Imported here, so that errors in the options are reported before MLX is loaded.
     from helix_mlx.bench.fixtures.synthetic import described
     from helix_mlx.bench.output import plot
     from helix_mlx.bench.output.receipt import Receipt
@@ -178,23 +198,25 @@ def run_suite(ctx: click.Context, part: str | None, options: dict[str, Any]) -> 
     made_up = described(chosen.synthetic, chosen.acceptance) if chosen.synthetic else None
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     receipt = Receipt(" ".join(["helix-mlx", *sys.argv[1:]]), settings, made_up)
+    shown = replace(terminal, out=sys.stderr if options["as_json"] else sys.stdout)
     done: list[str] = []
-    with redirect_stdout(sys.stderr) if options["as_json"] else nullcontext():
-        shown = replace(terminal, out=sys.stdout)
-        try:
+    try:
+        with tables_aside(options["as_json"]):
             _run(shown, [part] if part else list(PARTS), options, receipt, done)
-            receipt.complete = True
-        except KeyboardInterrupt:
-            shown.line()
-            shown.error_line(f"Stopped. Whole parts: {', '.join(done) or 'none'}.")
-        met = _finish(shown, receipt, options, whole=part is None)
-    _write(receipt, options, plot)
+        receipt.complete = True
+    except KeyboardInterrupt:
+        shown.line()
+        shown.error_line(f"Stopped. Completed: {', '.join(done) or 'none'}.")
+    finally:  # what was measured is not lost, whatever went wrong
+        if receipt.parts or receipt.complete:
+            _write(receipt, options, plot)
+    met = _finish(shown, receipt, options, whole=part is None)
     if not receipt.complete or not met:
         ctx.exit(INTERRUPTED if not receipt.complete else NOT_MET)
 
 
 def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt: Any, done: list[str]) -> None:
-    """Load, and run one part after the other; `done` tells which have ended."""
+    """Load the models and run one part after the other; finished ones are added to `done`."""
     from helix_mlx.bench.fixtures.loading import beside_mlx_lm
     from helix_mlx.bench.suite.parts import PARTS as RUNS
     from helix_mlx.bench.suite.parts import Run, Scope
@@ -223,7 +245,7 @@ def _run(terminal: Terminal, wanted: list[str], options: dict[str, Any], receipt
 
 
 def _finish(terminal: Terminal, receipt: Any, options: dict[str, Any], whole: bool) -> bool:
-    """Say in three lines what the suite came to, and show the limits where they are asked for; whether all are met."""
+    """Print the three-line summary, and the limits with --check; return whether all are met."""
     from helix_mlx.bench.output.tables import show_limits
     from helix_mlx.bench.output.verdict import verdict
 
@@ -236,10 +258,10 @@ def _finish(terminal: Terminal, receipt: Any, options: dict[str, Any], whole: bo
 
 
 def _write(receipt: Any, options: dict[str, Any], plot: Any) -> None:
-    """Print and write what was asked for."""
+    """Print and write the requested outputs."""
     from helix_mlx.bench.output.command import finish
 
     finish(receipt.to_json(), options["as_json"], options["out"])
     if options["plot_file"] is not None and receipt.parts.get("latency"):
         plot.draw(receipt.to_json(), options["plot_file"])
-        click.echo(f"The picture is {options['plot_file']}.", err=True)
+        click.echo(f"Plot written to {options['plot_file']}.", err=True)

@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 @click.command("chat")
 @click.argument("name", required=False, shell_complete=complete_pair)
-@click.option("--json", "as_json", is_flag=True, help="Print each answer as a line of JSON: text, content, stats.")
+@click.option("--json", "as_json", is_flag=True, help="Print each answer as one line of JSON (text, content, stats).")
 @settings_options
 @click.pass_context
 def chat_command(ctx: click.Context, /, name: str | None, as_json: bool, **options: Any) -> None:
-    """Talk to a pair or a model. Ctrl-C stops an answer, Ctrl-D leaves, /help lists more.
+    """Chat with a pair or a model. Ctrl-C stops an answer, Ctrl-D quits, /help lists commands.
 
-    NAME is a pair, see `helix-mlx pairs`, or the folder or repository of a model.
-    Lines between \"\"\" and \"\"\" are one message. Standard input may also be a pipe: a message a line, and only the
-    answers are printed, without their reasoning.
+    NAME is a pair (see `helix-mlx pairs`) or a model's folder or repository.
+    Begin and end a message of several lines with \"\"\". Standard input may be a pipe: each line is a message, and only
+    the answers are printed, without reasoning.
     """
     if name is not None:
         if options["model"] is not None:
-            raise SettingsError(f"{name} and --model exclude each other; name one of them")
+            raise SettingsError(f"{name} and --model cannot be used together; choose one")
         options["model"] = name
     environment = ctx.obj or {}
     terminal = Terminal.of_process(environment, options["no_color"])
-    sampling_params(options)  # mistakes are told before a model is loaded
+    sampling_params(options)  # report errors before loading a model
     keyboard = Keyboard(terminal, history_file(environment))
     loaded = LoadedModel(options, terminal)
     with loaded:
@@ -56,9 +56,9 @@ def chat_command(ctx: click.Context, /, name: str | None, as_json: bool, **optio
         repl.switch_model = partial(switch_model, repl, loaded)
         tell_unread(engine, terminal, chosen)
         greet(engine, terminal, keyboard.interactive)
-        del engine, talk  # the chat alone keeps them, so that it can let go of them
+        del engine, talk  # only the chat may hold them, so that it can release them
         try:
-            with ctrl_c_as_flag():  # so that a second Ctrl-C, right after the first, ends nothing
+            with ctrl_c_as_flag():  # so that a quick second Ctrl-C does not end the program
                 converse(repl, keyboard)
         finally:
             keyboard.remember()
@@ -84,7 +84,7 @@ class LoadedModel:
         self.close()
 
     def open(self, options: Options) -> tuple[Engine, Talk]:
-        """Load what the options name, in place of what is loaded.
+        """Close what is loaded, and load what the options name.
 
         Raises:
             HelixError: it cannot be loaded; nothing is loaded then.
@@ -95,13 +95,13 @@ class LoadedModel:
         return engine, self._open.enter_context(engine.conversation())
 
     def close(self) -> None:
-        """Close what is loaded, and free its memory as far as nobody else holds it."""
+        """Close what is loaded and free its memory."""
         self._open.close()
-        gc.collect()  # an engine's parts refer to each other
+        gc.collect()  # an engine's parts refer to each other in cycles
 
 
 def switch_model(repl: Repl, loaded: LoadedModel, name: str) -> None:
-    """Go on with another pair or model; the messages stay, and the settings that the user gave.
+    """Switch to another pair or model, keeping the messages and the user's own settings.
 
     The old one is closed first, as memory may not hold both. It comes back where the new one cannot be loaded. Code
     that a model brings along is run only where its own command line allows that.
@@ -112,7 +112,7 @@ def switch_model(repl: Repl, loaded: LoadedModel, name: str) -> None:
     """
     before, old = loaded.options, repl.engine.name
     options = {**before, "model": name, "pair": None, "target": None, "draft": None, "trust_remote_code": False}
-    find_model(options)  # a mistake in the name costs nothing
+    find_model(options)  # so that a wrong name does not unload anything
     repl.detach()
     failure: HelixError | KeyboardInterrupt
     try:
@@ -120,16 +120,16 @@ def switch_model(repl: Repl, loaded: LoadedModel, name: str) -> None:
             _take(repl, loaded, options)
         return
     except HelixError as error:
-        failure = SettingsError(f"{error}; {old} goes on")
+        failure = SettingsError(f"{error}; still using {old}")
     except KeyboardInterrupt:
         failure = KeyboardInterrupt()
-    # Outside of `except`, whose error would keep alive what was loaded so far.
+    # Outside `except`, because the exception would keep the failed model in memory.
     repl.attach(*loaded.open(before))
     raise failure
 
 
 def _take(repl: Repl, loaded: LoadedModel, options: Options) -> None:
-    """Load what the options name, and let the chat go on with it."""
+    """Load what the options name, and continue the chat with it."""
     engine, talk = loaded.open(options)
     own = {word: origin for word, origin in repl.origins.items() if origin != FROM_MODEL}
     given = {word: getattr(repl.params, word) for word in own if hasattr(repl.params, word)}
@@ -140,10 +140,10 @@ def _take(repl: Repl, loaded: LoadedModel, options: Options) -> None:
 
 
 def greet(engine: ChatEngine, terminal: Terminal, interactive: bool) -> None:
-    """Say what is running; of the demonstration pair also what it is, and how to fetch a real one."""
+    """Show what is running; for the demonstration pair also how to get a real one."""
     demo = (
-        f"{engine.name} is a demonstration pair: it knows a little of Helix and Python's library.\n"
-        "`helix-mlx pairs` lists real ones, `helix-mlx chat --pair NAME` fetches one."
+        f"{engine.name} is a demonstration pair: it knows only a little about Helix and Python's library.\n"
+        "`helix-mlx pairs` lists real ones; `helix-mlx chat --pair NAME` downloads one."
     )
     if interactive:
         terminal.line(terminal.paint(f"Helix {__version__}", BOLD) + terminal.paint(f" · {engine.name} · /help", DIM))
@@ -155,7 +155,7 @@ def greet(engine: ChatEngine, terminal: Terminal, interactive: bool) -> None:
 
 
 def converse(repl: Repl, keyboard: Keyboard) -> None:
-    """Take lines until the user leaves.
+    """Read and handle lines until the user quits.
 
     At a keyboard an error is shown and the chat goes on, and Ctrl-C ends an answer. In a pipe both end the chat.
 
@@ -180,7 +180,7 @@ def converse(repl: Repl, keyboard: Keyboard) -> None:
             if not (keyboard.interactive and repl.attached):
                 raise
             repl.terminal.line()
-            repl.terminal.line("Ctrl-D or /quit leaves.", DIM)
+            repl.terminal.line("Press Ctrl-D or type /quit to quit.", DIM)
         except HelixError as error:
             if not (keyboard.interactive and repl.attached):
                 raise
@@ -188,7 +188,7 @@ def converse(repl: Repl, keyboard: Keyboard) -> None:
 
 
 def respond(repl: Repl, line: str) -> bool:
-    """Do what a line says; return whether the chat goes on."""
+    """Handle one line; return whether the chat goes on."""
     text = line.strip()
     if is_command(text):
         return run_command(repl, text)

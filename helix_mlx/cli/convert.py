@@ -1,4 +1,4 @@
-"""`helix-mlx convert`: from checkpoints on the hub or on disk to a pair that every command takes by name."""
+"""`helix-mlx convert`: make a pair from checkpoints on the hub or on disk."""
 
 from __future__ import annotations
 
@@ -17,35 +17,39 @@ from helix_mlx.errors import SettingsError
 from helix_mlx.models.pairs import pairs_folder
 
 PROMPTS, MAX_TOKENS = 2, 64
-"""What a new pair is measured with: prompts of each workload, and the longest answer."""
+"""How a new pair is measured: prompts per workload, and tokens per answer."""
 BITS = ("2", "3", "4", "5", "6", "8")
 
 
-@click.group("convert", cls=Group, invoke_without_command=True, short_help="Make a pair of two checkpoints.")
-@click.option("--target", metavar="PATH|REPO", help="The large model.")
-@click.option("--draft", metavar="PATH|REPO", help="The small one, of the same vocabulary; may be left out.")
-@click.option("--out", metavar="NAME|DIR", help="A name for `--pair`, or a folder; it does not exist yet.")
-@click.option("--bits", type=click.Choice(BITS), help="Bits a weight.  [default: 4, or the mode's]")
-@click.option("--draft-bits", type=click.Choice(BITS), help="Of the draft.  [default: as the target]")
-@click.option("--group-size", type=int, metavar="N", help="Weights that share a scale.  [default: 64, or the mode's]")
+@click.group("convert", cls=Group, invoke_without_command=True, short_help="Make a pair from two checkpoints.")
+@click.option("--target", metavar="PATH|REPO", help="Target (large) model.")
+@click.option("--draft", metavar="PATH|REPO", help="Draft (small) model; optional.")
+@click.option("--out", metavar="NAME|DIR", help="Name or folder of the new pair.")
+@click.option("--bits", type=click.Choice(BITS), help="Bits per weight.  [default: 4, or the mode's]")
+@click.option("--draft-bits", type=click.Choice(BITS), help="Bits per weight of the draft.  [default: as the target]")
+@click.option("--group-size", type=int, metavar="N", help="Weights per scale.  [default: 64, or the mode's]")
 @click.option(
-    "--mode", default="affine", show_default=True, metavar="MODE", help="affine, mxfp4, mxfp8, nvfp4 or float."
+    "--mode",
+    default="affine",
+    show_default=True,
+    metavar="MODE",
+    help="Quantisation: affine, mxfp4, mxfp8, nvfp4 or float (none).",
 )
-@click.option("--recipe", metavar="NAME", help="More bits for some layers: mixed_2_6, mixed_3_4, mixed_3_6, mixed_4_6.")
-@click.option("--dtype", metavar="TYPE", help="Of what is not quantised: float16, bfloat16, float32.")
-@click.option("--requantize", is_flag=True, help="Quantise again what is quantised; else it is taken as it is.")
-@click.option("--revision", metavar="REV", help="Of the target's repository.")
-@click.option("--draft-revision", metavar="REV", help="Of the draft's repository.")
-@click.option("--no-measure", is_flag=True, help="Do not measure how many drafts the target keeps.")
-@click.option("--suggest-draft", metavar="PATH|REPO", help="Only list the drafts that fit this target.")
-@click.option("--trust-remote-code", is_flag=True, help="Run Python code that a model brings along.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
-@click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set.")
+@click.option("--recipe", metavar="NAME", help="Mixed precision: mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6.")
+@click.option("--dtype", metavar="TYPE", help="Type of unquantised weights: float16, bfloat16 or float32.")
+@click.option("--requantize", is_flag=True, help="Quantise weights again that are already quantised.")
+@click.option("--revision", metavar="REV", help="Revision of the target's repository.")
+@click.option("--draft-revision", metavar="REV", help="Revision of the draft's repository.")
+@click.option("--no-measure", is_flag=True, help="Skip measuring how many drafts are accepted.")
+@click.option("--suggest-draft", metavar="PATH|REPO", help="List the drafts that fit this target, and exit.")
+@click.option("--trust-remote-code", is_flag=True, help="Allow models to run Python code of their own.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@click.option("--no-color", is_flag=True, help="Disable colours, as NO_COLOR does.")
 @click.pass_context
 def convert_command(ctx: click.Context, /, **options: Any) -> None:
-    """Make one folder of quantised weights for a target and its draft, and a manifest with the hash of every file.
+    """Quantise a target and its draft into one folder, with a manifest of file hashes.
 
-    An interrupted conversion goes on where it was when the same command runs again.
+    To resume an interrupted conversion, run the same command again.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -55,7 +59,7 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
         return
     if options["target"] is None or options["out"] is None:
         raise SettingsError("convert needs --target and --out; see helix-mlx convert --help")
-    # Imported here, so that mistakes in the options are told before MLX is loaded.
+    # Imported here, so that errors in the options are reported before MLX is loaded.
     from helix_mlx.convert.pair_folder import Wanted, convert_pair, out_folder
     from helix_mlx.convert.recipe import advice
     from helix_mlx.kernels.device import chip_name
@@ -84,21 +88,21 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
         terminal.line(terminal.paint(f"  {model.role}: {model.source}, {human_bytes(model.bytes)}, {how}", DIM))
     if measures:
         measure_pair(terminal, str(out), PROMPTS, MAX_TOKENS, tells=True)
-    terminal.line(f"Now: helix-mlx chat --pair {options['out']}")
+    terminal.line(f"Next: helix-mlx chat --pair {options['out']}")
 
 
 convert_command.add_command(distill_command)
 
 
 def _suggest(terminal: Terminal, target: str, as_json: bool) -> None:
-    """Print the drafts that fit a target, the most promising first."""
+    """Print the drafts that fit a target, best first."""
     from helix_mlx.convert.draft_search import suggest_drafts
 
     found = suggest_drafts(target, terminal.error_line)
     if as_json:
         terminal.line(json.dumps([asdict(each) for each in found]))
         return
-    rows = [("DRAFT", "SIZE", "OF TARGET", "VOCABULARY", "TOKENS A CYCLE", "HERE")]
+    rows = [("DRAFT", "SIZE", "% OF TARGET", "VOCABULARY", "TOKENS/CYCLE", "ON DISK")]
     for each in found:
         fits = each.vocabulary if each.vocabulary != "shared" else f"{each.shared:.0%} shared"
         size = "-" if each.size is None else f"{each.size:.0%}"
@@ -108,11 +112,11 @@ def _suggest(terminal: Terminal, target: str, as_json: bool) -> None:
     terminal.line(head, DIM)
     for line in lines:
         terminal.line(line)
-    terminal.line(f"\nNow: helix-mlx convert --target {target} --draft {found[0].draft} --out NAME")
+    terminal.line(f"\nNext: helix-mlx convert --target {target} --draft {found[0].draft} --out NAME")
 
 
 def _recipes(options: dict[str, Any]) -> tuple[Any, Any]:
-    """What is done to the target's weights, and to the draft's."""
+    """The recipes for the target's and the draft's weights."""
     from dataclasses import replace
 
     from helix_mlx.convert.recipe import Recipe

@@ -1,4 +1,4 @@
-"""`helix-mlx convert distill`: teach the draft of a pair what its own target says."""
+"""`helix-mlx convert distill`: train the draft of a pair on its target's answers."""
 
 from __future__ import annotations
 
@@ -13,41 +13,56 @@ from helix_mlx.cli.console.terminal import BOLD, DIM, Terminal
 from helix_mlx.models.pairs import pairs_folder
 
 
-@click.command("distill", short_help="Teach a pair's draft on its target's own answers.")
+@click.command("distill", short_help="Train a pair's draft on its target's answers.")
 @click.argument("pair")
-@click.option("--prompts", required=True, metavar="FILE", help="A prompt a line, or a .jsonl file; some are held out.")
-@click.option("--out", metavar="NAME|DIR", help="The pair to make; it does not exist yet.  [default: PAIR-distilled]")
+@click.option("--prompts", required=True, metavar="FILE", help="Prompts, one per line, or a .jsonl file.")
+@click.option("--out", metavar="NAME|DIR", help="Name or folder of the new pair.  [default: PAIR-distilled]")
 @click.option(
     "--teach",
     "how",
     type=click.Choice(("auto", "full", "lora")),
     default="auto",
     show_default=True,
-    help="Every weight, or a low-rank change of each layer; auto: all of a small draft.",
+    help="Train all weights or LoRA adapters; auto trains all weights of a small draft.",
 )
 @click.option(
-    "--texts", default=3, show_default=True, type=click.IntRange(1, 64), metavar="N", help="Of the target, a prompt."
+    "--texts", default=3, show_default=True, type=click.IntRange(1, 64), metavar="N", help="Answers per prompt."
 )
-@click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(8), metavar="N", help="Longest text.")
-@click.option("--epochs", default=6, show_default=True, type=click.IntRange(1), metavar="N", help="Times through them.")
 @click.option(
-    "--rate", type=click.FloatRange(0, 1, min_open=True), metavar="R", help="Learning rate.  [default: by width]"
+    "--max-tokens",
+    default=128,
+    show_default=True,
+    type=click.IntRange(8),
+    metavar="N",
+    help="Maximum tokens per answer.",
 )
-@click.option("--held-out", default=0.15, show_default=True, metavar="SHARE", help="Of the prompts, to measure on.")
-@click.option("--seed", default=0, show_default=True, type=int, metavar="N", help="Of the order of the lessons.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report.")
-@click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set.")
+@click.option(
+    "--epochs",
+    default=6,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="N",
+    help="Passes over the training texts.",
+)
+@click.option(
+    "--rate", type=click.FloatRange(0, 1, min_open=True), metavar="R", help="Learning rate.  [default: by model width]"
+)
+@click.option(
+    "--held-out", default=0.15, show_default=True, metavar="SHARE", help="Share of prompts held out for testing."
+)
+@click.option("--seed", default=0, show_default=True, type=int, metavar="N", help="Seed for shuffling.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--no-color", is_flag=True, help="Disable colours, as NO_COLOR does.")
 @click.pass_context
 def distill_command(ctx: click.Context, /, **options: Any) -> None:
-    """Fine-tune the draft of PAIR on what its target answers to your prompts, and make a new pair.
+    """Fine-tune PAIR's draft on its target's answers to your prompts, and save a new pair.
 
-    The best draft by prompts that it has not learnt from is kept. The target stays as it is, and so does every answer:
-    a draft that foresees more makes them faster. An interrupted run goes on where it was when the same command runs
-    again.
+    The draft that does best on held-out prompts is kept. The target does not change, nor do its answers; they come
+    faster when more drafts are accepted. To resume an interrupted run, run the same command again.
     """
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
-    # Imported here, so that help and mistakes in the options are told before MLX is loaded.
-    from helix_mlx.convert.distill.job import Wanted, distill
+    # Imported here, so that help and errors in the options come before MLX is loaded.
+    from helix_mlx.convert.distill.distillation import Wanted, distill
     from helix_mlx.convert.distill.training import Schedule
     from helix_mlx.convert.pair_folder import out_folder
 
@@ -66,14 +81,14 @@ def distill_command(ctx: click.Context, /, **options: Any) -> None:
     terminal.line(terminal.paint(str(out), BOLD))
     for row in gained(report):
         terminal.line(terminal.paint(f"  {row}", DIM))
-    terminal.line(f"Now: helix-mlx chat --pair {name}")
+    terminal.line(f"Next: helix-mlx chat --pair {name}")
 
 
 def gained(report: dict[str, Any]) -> list[str]:
-    """What a report says of held-out prompts, a line a temperature."""
+    """The results on held-out prompts, one line per temperature."""
     lines = []
     for before, after in zip(report["before"], report["after"], strict=True):
-        kept = f"{before['acceptance']:.3f} of the drafts kept before, {after['acceptance']:.3f} now"
-        tokens = f"{before['tokens_per_cycle']:.2f} and {after['tokens_per_cycle']:.2f} tokens a cycle"
+        kept = f"acceptance {before['acceptance']:.3f} before, {after['acceptance']:.3f} now"
+        tokens = f"tokens/cycle {before['tokens_per_cycle']:.2f} before, {after['tokens_per_cycle']:.2f} now"
         lines.append(f"held-out prompts, temperature {before['temperature']:g}: {kept}; {tokens}")
     return lines

@@ -1,9 +1,8 @@
-"""`helix-mlx doctor`: what this machine has, which kernels are in use and why, and whether it all works."""
+"""`helix-mlx doctor`: the machine, the versions, the kernels in use, and a self-test."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,7 +14,7 @@ from helix_mlx import __version__
 from helix_mlx.cli.console.terminal import BOLD, DIM, ERROR, Terminal, human_bytes
 from helix_mlx.cli.pairs import is_on_disk
 from helix_mlx.errors import HelixError
-from helix_mlx.models.pairs import named_pairs
+from helix_mlx.models.pairs import machine_memory, named_pairs
 
 CHECK_PROMPT = "The sun"
 CHECK_TOKENS = 24
@@ -24,7 +23,7 @@ PACKAGES = ("mlx", "mlx-lm", "nanobind", "numpy", "transformers", "huggingface-h
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was tried: whether it holds, and a few words about it."""
+    """One check: whether it passed, and a short comment."""
 
     name: str
     holds: bool
@@ -33,12 +32,13 @@ class Check:
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set.")
+@click.option("--no-color", is_flag=True, help="Disable colours, as NO_COLOR does.")
 @click.pass_context
 def doctor_command(ctx: click.Context, /, as_json: bool, no_color: bool) -> None:
-    """Tell the device, the versions, the kernels in use and why, the pairs on disk, and check them in two seconds.
+    """Show device, versions, kernels and local pairs, and test that it works.
 
-    Ends with 1 where the check fails.
+    The test answers a prompt with the built-in pair, with and without drafts, and compares the two. Exits with 1 if it
+    fails.
     """
     terminal = Terminal.of_process(ctx.obj or {}, no_color)
     report: dict[str, Any] = {"helix_mlx": __version__, "python": platform.python_version(), "versions": versions()}
@@ -55,7 +55,7 @@ def doctor_command(ctx: click.Context, /, as_json: bool, no_color: bool) -> None
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of what matters; None where it is not installed."""
+    """The versions of the main packages; None if not installed."""
     found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -66,7 +66,7 @@ def versions() -> dict[str, str | None]:
 
 
 def device() -> dict[str, Any]:
-    """The device that models run on: its kind and chip, its memory, and the working set that it recommends."""
+    """The device that models run on: kind, chip, memory and recommended working set."""
     import mlx.core as mx
 
     from helix_mlx.kernels.device import chip_name, on_cpu
@@ -75,14 +75,14 @@ def device() -> dict[str, Any]:
     return {
         "device": "cpu" if on_cpu() else "gpu",
         "chip": chip_name(),
-        "memory_bytes": info.get("memory_size") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": info.get("memory_size") or machine_memory(),
         "working_set_bytes": info.get("max_recommended_working_set_size"),
         "system": platform.platform(),
     }
 
 
 def examine(terminal: Terminal) -> tuple[dict[str, Any], list[Check]]:
-    """Load the built-in pair as a chat would, and see that speculation says what plain decoding says."""
+    """Load the built-in pair as a chat would, and compare an answer with and without drafts."""
     from helix_mlx.config import EngineConfig
     from helix_mlx.engine.engine import load
 
@@ -93,12 +93,12 @@ def examine(terminal: Terminal) -> tuple[dict[str, Any], list[Check]]:
             plain = engine.generate(CHECK_PROMPT, max_tokens=CHECK_TOKENS, temperature=0, draft_tokens=0)
             drafted = engine.generate(CHECK_PROMPT, max_tokens=CHECK_TOKENS, temperature=0, draft_tokens=4)
     except HelixError as error:
-        return {}, [Check("the built-in pair loads", False, str(error))]
+        return {}, [Check("built-in pair loads", False, str(error))]
     same = plain.tokens == drafted.tokens
     speeds = f"{plain.stats.tokens_per_s:.0f} tokens/s plain, {drafted.stats.tokens_per_s:.0f} with the draft"
     return in_use, [
-        Check("the built-in pair loads", True, engine.name),
-        Check("speculation says what plain decoding says", same, speeds if same else "the texts differ: report this"),
+        Check("built-in pair loads", True, engine.name),
+        Check("drafts do not change the answer", same, speeds if same else "the answers differ; please report this"),
     ]
 
 
@@ -112,7 +112,7 @@ def _print_report(report: dict[str, Any], checks: list[Check], terminal: Termina
         ("memory", _bytes(found["memory_bytes"])),
         ("working set", _bytes(found["working_set_bytes"])),
         ("CPU kernels", _kernels(kernels)),
-        ("pairs here", ", ".join(report["pairs_on_disk"]) or "none"),
+        ("local pairs", ", ".join(report["pairs_on_disk"]) or "none"),
     ]
     for name, told in rows:
         terminal.line(f"{terminal.paint(name.ljust(12), BOLD)} {told}")
@@ -122,11 +122,11 @@ def _print_report(report: dict[str, Any], checks: list[Check], terminal: Termina
 
 
 def _bytes(count: int | None) -> str:
-    return human_bytes(count) if count else "all of it: the device does not say otherwise"
+    return human_bytes(count) if count else "all memory (the device reports no limit)"
 
 
 def _kernels(kernels: dict[str, Any]) -> str:
     if not kernels:
-        return "not examined"
+        return "not checked"
     form, threads = kernels["cpu_kernels"], kernels["cpu_threads"]
     return f"off: {kernels['reason']}" if form == "off" else f"{form}, {threads} threads: {kernels['reason']}"

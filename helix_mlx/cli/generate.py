@@ -20,6 +20,7 @@ from helix_mlx.cli.session.repl import UNANSWERED
 from helix_mlx.cli.session.status import status_line
 from helix_mlx.errors import PromptError
 from helix_mlx.request import Chunk, Completion, SamplingParams
+from helix_mlx.types import Message
 
 if TYPE_CHECKING:
     from helix_mlx.engine.engine import Engine
@@ -28,26 +29,28 @@ if TYPE_CHECKING:
 @click.command("generate", short_help="Answer one prompt.")
 @click.argument("prompt", required=False)
 @click.option(
-    "--raw", is_flag=True, help="Complete the prompt as it is, without the chat template, and print reasoning, too."
+    "--raw", is_flag=True, help="Complete the prompt as is, without the chat template, and print reasoning too."
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object: text, reasoning, content, tokens, stats, settings."
+    "--json", "as_json", is_flag=True, help="Print one JSON object (text, reasoning, content, tokens, stats, settings)."
 )
 @settings_options
 @click.pass_context
 def generate_command(ctx: click.Context, /, prompt: str | None, raw: bool, as_json: bool, **options: Any) -> None:
-    """Answer PROMPT, or what comes on standard input where PROMPT is missing or "-".
+    """Answer PROMPT, or standard input if PROMPT is missing or "-".
 
-    At a terminal a model's reasoning is shown dim before its answer; in a pipe or a file there is the answer alone.
+    At a terminal, reasoning is shown dimmed before the answer; in a pipe or a file, only the answer is printed.
     """
     terminal = Terminal.of_process(ctx.obj or {}, options["no_color"])
-    sampling_params(options)  # mistakes are told before a model is loaded
+    sampling_params(options)  # report errors before loading a model
     chosen = template_settings(options)
     text = read_prompt(prompt)
     if raw and options["system"]:
-        raise PromptError("--raw leaves the chat template out, and --system needs it; give one of them")
+        raise PromptError("--raw skips the chat template, which --system needs; use one or the other")
     if raw and chosen:
-        raise PromptError("--raw leaves the chat template out, and --thinking and --template-arg are for it; choose")
+        raise PromptError(
+            "--raw skips the chat template, which --thinking and --template-arg set; use one or the other"
+        )
     with open_engine(options, terminal) as engine:
         params = sampling_params(options, engine.defaults)
         tell_unread(engine, terminal, chosen)
@@ -59,26 +62,28 @@ def generate_command(ctx: click.Context, /, prompt: str | None, raw: bool, as_js
 
 
 def read_prompt(argument: str | None) -> str:
-    """The prompt of the command line, or of standard input less its last line end.
+    """The prompt from the command line, or from standard input without its last newline.
 
     Raises:
         PromptError: there is none, or it is no text.
     """
     if argument is None and sys.stdin.isatty():
-        raise PromptError("there is no prompt; give one as an argument, or on standard input")
+        raise PromptError("there is no prompt; give one as an argument or on standard input")
     try:
         text = sys.stdin.read().removesuffix("\n") if argument in (None, "-") else str(argument)
     except UnicodeDecodeError:
         raise not_utf8() from None
     except OSError as error:
-        raise PromptError(f"standard input cannot be read: {error.strerror or error}; give it another") from None
+        raise PromptError(
+            f"cannot read standard input: {error.strerror or error}; redirect it from another source"
+        ) from None
     text = checked_text(text)
     if not text.strip():
-        raise PromptError("the prompt is empty; give some text")
+        raise PromptError("the prompt is empty; enter some text")
     return text
 
 
-def _messages(text: str, options: Options) -> list[dict[str, str]]:
+def _messages(text: str, options: Options) -> list[Message]:
     system = [{"role": "system", "content": checked_text(options["system"])}] if options["system"] else []
     return [*system, {"role": "user", "content": text}]
 

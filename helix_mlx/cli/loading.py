@@ -1,4 +1,4 @@
-"""From a command's options to a loaded engine."""
+"""Load an engine from a command's options."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
     pair, target, draft = chosen(options)
     waiting = ticking(terminal, f"Loading {target or pair or DEMONSTRATION}")
     with waiting if _is_here(pair, target, draft) else nullcontext():
-        # Imported here, so that mistakes in the options are told before MLX is loaded.
+        # Imported here, so that errors in the options are reported before MLX is loaded.
         with importing("MLX and mlx-lm"):
             from helix_mlx.engine.engine import load
 
@@ -53,7 +53,7 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
 
 
 def find_model(options: Options) -> None:
-    """See that there is what the options name, as far as that can be seen without loading it.
+    """Check that what the options name exists, without loading it.
 
     Raises:
         HelixError: they name several things, or a pair that is none or is damaged.
@@ -64,31 +64,31 @@ def find_model(options: Options) -> None:
 
 
 def complete_pair(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The names of pairs that begin so, for a shell's completion."""
+    """Shell completion of pair names."""
     names = [*(pair.name for pair in named_pairs()), *(folder.name for folder in converted_folders())]
     return [name for name in names if name.startswith(incomplete)]
 
 
 def tell_unread(engine: ChatEngine, terminal: Terminal, chosen: Mapping[str, Any]) -> None:
-    """Say of each setting for the chat template that the model's own does not read it."""
+    """Report the settings that the model's chat template does not use."""
     for what in engine.unread(chosen.get("thinking"), chosen.get("template_args")):
-        terminal.error_line(f"The model's chat template does not read {what}; it changes nothing.")
+        terminal.error_line(f"The model's chat template does not use {what}; it has no effect.")
 
 
 def chosen(options: Options) -> tuple[str | None, str | None, str | None]:
-    """The pair, the target and the draft that the options name, each None where they do not.
+    """The pair, target and draft that the options name; None for each that is not given.
 
-    A model is a pair where there is one of that name, else a target: a folder, or a repository on the hub.
+    --model means a pair if one has that name, else a target: a folder or a repository on the hub.
 
     Raises:
         SettingsError: they name several things, or a pair that is none.
     """
     model, pair, target = (options[word] or None for word in ("model", "pair", "target"))
     if pair is not None and target is not None:
-        raise SettingsError("--pair and --target exclude each other; name one of them")
+        raise SettingsError("--pair and --target cannot be used together; choose one")
     if model is not None:
         if pair is not None or target is not None:
-            raise SettingsError(f"{model} and {'--pair' if pair else '--target'} exclude each other; name one of them")
+            raise SettingsError(f"{model} and {'--pair' if pair else '--target'} cannot be used together; choose one")
         if is_pair(model) or not ("/" in model or os.path.isdir(os.path.expanduser(model))):
             pair = model
         else:
@@ -97,12 +97,12 @@ def chosen(options: Options) -> tuple[str | None, str | None, str | None]:
 
 
 def is_pair(name: str) -> bool:
-    """Whether there is a pair of that name, or a converted one in that folder."""
+    """Whether a pair has that name, or a converted one lies in that folder."""
     return name in (named.name for named in named_pairs()) or converted_folder(name) is not None
 
 
 def _is_here(pair: str | None, target: str | None, draft: str | None) -> bool:
-    """Whether nothing has to be fetched: a download shows a progress bar of its own."""
+    """Whether everything is on disk; otherwise the download shows its own progress bar."""
     if target is None:
         named = named_pair(pair or DEMONSTRATION)
         target, draft = named.target, draft or named.draft

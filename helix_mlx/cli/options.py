@@ -1,4 +1,4 @@
-"""The settings that every command shares: one table, from which come options, `/set`, and the engine's own types."""
+"""The shared settings: one table that defines the command-line options and `/set`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from helix_mlx.speculative.registry import check_drafter, names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FROM_MODEL = "generation_config.json"
-"""Where a setting's value is from that the model sets."""
+"""The origin shown for settings that come from the model."""
 Options = Mapping[str, Any]
-"""What click hands a command: the options' values by parameter name, None or () where one was not given."""
+"""The options' values by parameter name, as click passes them; None or () if not given."""
 
 
 def draft_length(text: str) -> int | None:
-    """The number of drafts a cycle that a word stands for: "off" is 0, "auto" is None, the engine's own choice.
+    """Parse a draft length: "off" is 0, "auto" is None (the engine chooses).
 
     Raises:
         SettingsError: the word is neither, and no number in range.
@@ -40,14 +40,14 @@ def draft_length(text: str) -> int | None:
         length = 0 if text == "off" else int(text)
     except ValueError:
         raise SettingsError(
-            f"draft-tokens is {text}, but has to be between 0 (off) and {MAX_DRAFT_TOKENS}, or auto"
+            f"draft-tokens is {text}, but must be between 0 (off) and {MAX_DRAFT_TOKENS}, or auto"
         ) from None
     check_draft_tokens(length)
     return length
 
 
 def switch(text: str) -> bool:
-    """What "on" and "off" stand for.
+    """Parse "on" or "off".
 
     Raises:
         SettingsError: the word is neither.
@@ -58,25 +58,25 @@ def switch(text: str) -> bool:
 
 
 def thinking(text: str) -> bool | None:
-    """What "on", "off" and "auto" stand for; the last leaves it to the model's chat template.
+    """Parse "on", "off" or "auto"; the last is None and leaves it to the model's chat template.
 
     Raises:
         SettingsError: the word is none of them.
     """
     if text not in ("on", "off", "auto"):
-        raise SettingsError(f"thinking is {text}, but has to be on, off or auto")
+        raise SettingsError(f"thinking is {text}, but must be on, off or auto")
     return None if text == "auto" else text == "on"
 
 
 def template_arg(text: str) -> tuple[str, Any]:
-    """The variable and the value of "NAME=VALUE": the value as JSON where it is that, else the text itself.
+    """Parse "NAME=VALUE"; the value is read as JSON if possible, else as text.
 
     Raises:
         SettingsError: there is no name, or no value.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise SettingsError(f"template-arg is {text!r}, but has to be NAME=VALUE, such as reasoning_effort=high")
+        raise SettingsError(f"template-arg is {text!r}, but must be NAME=VALUE, such as reasoning_effort=high")
     try:
         return name, json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -84,7 +84,7 @@ def template_arg(text: str) -> tuple[str, Any]:
 
 
 def stop_token(text: str) -> int | str:
-    """A token by its id, where the text is a number, or by its text."""
+    """Parse a token: an id if the text is a number, else the token's text."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
@@ -94,7 +94,7 @@ def _no_constant(name: str) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: the word for it, what it takes, and what it means.
+    """One setting: its name, its type and its help.
 
     `home` is the dataclass it belongs to, which knows its default and its range. A setting of one request can be
     changed in the middle of a chat; one of the engine cannot. `kind` makes a value of a text. `named` is the field,
@@ -116,11 +116,11 @@ class Setting:
 
     @property
     def default(self) -> Any:
-        """The value where nothing is given."""
+        """The default value."""
         return next(field.default for field in fields(self.home) if field.name == self.field)
 
     def parse(self, text: str) -> Any:
-        """The value that a text stands for; "none" is what some settings are by default.
+        """Parse a value; "none" restores the default of settings that are unset by default.
 
         Raises:
             SettingsError: the text is of the wrong kind.
@@ -130,24 +130,28 @@ class Setting:
         try:
             value = self.kind(text)
         except ValueError:
-            raise SettingsError(f"{self.word} is {text}, but has to be a number") from None
+            raise SettingsError(f"{self.word} is {text}, but must be a number") from None
         return (value,) if self.multiple else value
 
 
 SETTINGS = (
-    Setting("max-tokens", SamplingParams, int, "N", "Most tokens of an answer."),
-    Setting("temperature", SamplingParams, float, "X", "0 takes the likeliest token, more draws more freely."),
-    Setting("top-p", SamplingParams, float, "X", "Draw from the likeliest tokens that make up this share."),
-    Setting("top-k", SamplingParams, int, "N", "Draw from this many likeliest tokens; 0 is off."),
-    Setting("min-p", SamplingParams, float, "X", "Drop tokens below this share of the likeliest; 0 is off."),
-    Setting("seed", SamplingParams, int, "N", "The same seed gives the same text, with any draft or none."),
-    Setting("stop", SamplingParams, str, "TEXT", "End before this text; may be repeated.", multiple=True),
+    Setting("max-tokens", SamplingParams, int, "N", "Maximum tokens to generate."),
+    Setting("temperature", SamplingParams, float, "X", "Sampling temperature; 0 always takes the likeliest token."),
+    Setting(
+        "top-p", SamplingParams, float, "X", "Sample from the likeliest tokens that together reach this probability."
+    ),
+    Setting("top-k", SamplingParams, int, "N", "Sample from the N likeliest tokens; 0 is off."),
+    Setting("min-p", SamplingParams, float, "X", "Drop tokens less likely than X times the likeliest; 0 is off."),
+    Setting(
+        "seed", SamplingParams, int, "N", "Random seed: the same seed gives the same text, with any draft or none."
+    ),
+    Setting("stop", SamplingParams, str, "TEXT", "Stop before this text; repeatable.", multiple=True),
     Setting(
         "stop-token",
         SamplingParams,
         stop_token,
         "TOKEN|ID",
-        "End at this token, as at the model's own end; may be repeated.",
+        "Stop at this token, as at the model's own end token; repeatable.",
         multiple=True,
         named="stop_tokens",
     ),
@@ -156,14 +160,14 @@ SETTINGS = (
         Request,
         thinking,
         "on|off|auto",
-        "Whether the model reasons before it answers, where its chat template has a switch.  [default: auto]",
+        "Turn reasoning on or off, if the chat template has a switch for it.  [default: auto]",
     ),
     Setting(
         "template-arg",
         Request,
         template_arg,
         "NAME=VALUE",
-        "A variable of the chat template, as JSON or text; may be repeated.",
+        "Set a variable of the chat template, as JSON or text; repeatable.",
         multiple=True,
         named="template_args",
     ),
@@ -172,42 +176,48 @@ SETTINGS = (
         EngineConfig,
         draft_length,
         f"0..{MAX_DRAFT_TOKENS}|auto",
-        "Drafts a cycle; 0 is off.  [default: auto]",
+        "Tokens to draft per cycle; 0 is off.  [default: auto]",
     ),
-    Setting("verification", SamplingParams, str, "|".join(VERIFICATIONS), "How drafts are accepted."),
-    Setting("drafter", EngineConfig, check_drafter, "|".join(names()), "Draft source; auto takes what pays."),
-    Setting("calibrate", EngineConfig, switch, "on|off", "Measure what drafts cost here, once."),
-    Setting("page-size", EngineConfig, int, "N", "Token positions in a page of KV memory."),
-    Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Most memory for keys and values, such as 2GB."),
-    Setting("max-context", EngineConfig, int, "N", "Most tokens of prompt and answer together."),
-    Setting("max-sequences", EngineConfig, int, "N", "Answers that run at once; more wait.  [default: 16]"),
-    Setting("max-rows", EngineConfig, int, "N", "Rows of one decoding pass, all answers together."),
-    Setting("prefill-chunk", EngineConfig, int, "N", "Prompt tokens read between two cycles at most."),
-    Setting("prefix-cache", EngineConfig, switch, "on|off", "Keep pages for prompts that begin alike."),
-    Setting("cpu-kernels", EngineConfig, str, "|".join(CPU_KERNELS), "Helix's own kernels, for models on a CPU."),
-    Setting("cpu-threads", EngineConfig, int, "N", "Threads for them; by default the cores it may use."),
+    Setting(
+        "verification",
+        SamplingParams,
+        str,
+        "|".join(VERIFICATIONS),
+        "Rule for accepting drafts.  [default: by temperature and seed]",
+    ),
+    Setting("drafter", EngineConfig, check_drafter, "|".join(names()), "Draft source; auto picks the fastest."),
+    Setting("calibrate", EngineConfig, switch, "on|off", "Measure the cost of drafting on this machine, once."),
+    Setting("page-size", EngineConfig, int, "N", "Token positions per page of KV memory."),
+    Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Maximum KV memory, such as 2GB."),
+    Setting("max-context", EngineConfig, int, "N", "Maximum tokens of prompt and answer together."),
+    Setting("max-sequences", EngineConfig, int, "N", "Maximum concurrent requests; more wait in line.  [default: 16]"),
+    Setting("max-rows", EngineConfig, int, "N", "Maximum rows of one decoding pass, over all requests."),
+    Setting("prefill-chunk", EngineConfig, int, "N", "Maximum prompt tokens to read between two cycles."),
+    Setting("prefix-cache", EngineConfig, switch, "on|off", "Reuse KV pages for prompts with the same beginning."),
+    Setting("cpu-kernels", EngineConfig, str, "|".join(CPU_KERNELS), "Use Helix's own kernels for models on a CPU."),
+    Setting("cpu-threads", EngineConfig, int, "N", "Threads for the CPU kernels.  [default: the available cores]"),
     Setting(
         "lookahead",
         EngineConfig,
         int,
         "0|1",
-        "1 reads a cycle late, 0 at once.  [default: 1 without drafts]",
+        "Cycles to start before the last one's tokens are read.  [default: 1 without drafts]",
     ),
 )
 
 _OTHERS = (
-    click.option("--model", "-m", metavar="NAME", help="A pair by its name, or a model: a folder or a repository."),
-    click.option("--pair", metavar="NAME", help="A named pair, see `helix-mlx pairs`.  [default: tiny]"),
-    click.option("--target", metavar="PATH|REPO", help="A target of your own, instead of a named pair."),
-    click.option("--draft", metavar="PATH|REPO|none", help="A draft for it, of the same vocabulary."),
-    click.option("--trust-remote-code", is_flag=True, help="Run Python code that a model brings along."),
-    click.option("--system", metavar="TEXT", help="A system message."),
+    click.option("--model", "-m", metavar="NAME", help="Name of a pair, or a model's folder or repository."),
+    click.option("--pair", metavar="NAME", help="Name of a pair; see `helix-mlx pairs`.  [default: tiny]"),
+    click.option("--target", metavar="PATH|REPO", help="Target model, instead of a named pair."),
+    click.option("--draft", metavar="PATH|REPO|none", help="Draft model for the target."),
+    click.option("--trust-remote-code", is_flag=True, help="Allow models to run Python code of their own."),
+    click.option("--system", metavar="TEXT", help="System message."),
     click.option(
         "--no-generation-config",
         is_flag=True,
-        help="Leave out what the model's generation_config.json sets where you do not, and its end tokens.",
+        help="Ignore the model's generation_config.json: its default settings and end tokens.",
     ),
-    click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR set."),
+    click.option("--no-color", is_flag=True, help="Disable colours, as NO_COLOR does."),
 )
 
 
@@ -242,13 +252,13 @@ def sampling_params(options: Options, defaults: Mapping[str, Any] | None = None)
 
 
 def template_settings(options: Options) -> dict[str, Any]:
-    """What a command's options set for the chat template, by the names of `Request`."""
+    """The options for the chat template, as fields of `Request`."""
     given = _given(options, Request)
     return {**given, "template_args": dict(given["template_args"])} if "template_args" in given else given
 
 
 def origins(options: Options, defaults: Mapping[str, Any]) -> dict[str, str]:
-    """Where each setting's value is from, by its field; those that are as they always are, are left out."""
+    """Where each setting's value comes from, by field; defaults are left out."""
     given = [name for home in (SamplingParams, EngineConfig, Request) for name in _given(options, home)]
     return {**dict.fromkeys(defaults, FROM_MODEL), **dict.fromkeys(given, "command line")}
 

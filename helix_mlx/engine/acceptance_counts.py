@@ -34,7 +34,7 @@ class AcceptanceCounts:
 
     @property
     def acceptance(self) -> float:
-        """The chance that a draft is kept where those before it were, over all positions; 0 where none was drafted."""
+        """Chance that a draft is accepted where those before it were, over all positions; 0 where none was drafted."""
         asked = self.cycles + sum(self.by_position[:-1])
         return sum(self.by_position) / asked if asked else 0.0
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.engine.streaming import read
-from helix_mlx.request import Chunk, Request, SamplingParams, Settings
-from helix_mlx.types import Cancel, Message, Progress
+from helix_mlx.request import Chunk, Request, SamplingParams, StreamSettings
+from helix_mlx.types import Message
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -51,17 +51,14 @@ class Conversation:
         self,
         messages: Seq[Message],
         params: SamplingParams | None = None,
-        *,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[StreamSettings],
     ) -> Generator[Chunk]:
         """Answer the conversation so far, piece by piece.
 
         Args:
             messages: all of it, the new message last. Whole pages of what came before are not read again, as long
                 as the prefix cache holds them. An answer goes in as the `message` of its last chunk, or as its text.
-            params, cancel, progress, settings: as in `Engine.stream_chat`.
+            params, settings: as in `Engine.stream_chat`.
 
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
@@ -70,6 +67,7 @@ class Conversation:
             HelixError: the conversation does not fit the context, or a setting is out of range.
         """
         self._stop_running()
+        cancel, progress = settings.pop("cancel", None), settings.pop("progress", None)
         request = Request.of(messages, params, settings, self._core.defaults)
         assert request.params is not None
         prompt = self._core.tokenizer.render_chat(request)

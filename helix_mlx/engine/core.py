@@ -22,7 +22,7 @@ from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.memory import allocate_pool
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.requests import SequenceBuilder, served_by
-from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_cost_table
 from helix_mlx.engine.scheduling.failsafe_policy import FailsafePolicy
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
 from helix_mlx.engine.scheduling.sequence import Sequence
@@ -35,13 +35,13 @@ from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.paging.snapshots import Snapshots
 from helix_mlx.request import Completion, SamplingParams
-from helix_mlx.speculative.calibration import LadderKey, LadderStore
+from helix_mlx.speculative.calibration import CostTableKey, CostTableStore
 from helix_mlx.speculative.draft_model import DraftModel, HeadDrafter
 from helix_mlx.speculative.registry import DRAFTERS, NONE, Drafters, uses
 from helix_mlx.types import Notice, Progress
 
 CALIBRATED_CONTEXT = 1024
-"""A ladder is measured below so many positions; beyond, the engine learns as it runs."""
+"""A cost table is measured below so many positions; beyond, the engine learns as it runs."""
 
 
 class EngineCore:
@@ -99,10 +99,10 @@ class EngineCore:
             recurrent=bool(pair.target.layout.states),
         )
         share = pair.draft.nbytes / pair.target.nbytes if pair.draft else 0.0
-        self.draft_policy = AdaptiveDraftPolicy(estimated_ladder(share))
+        self.draft_policy = AdaptiveDraftPolicy(estimated_cost_table(share))
         policy = FailsafePolicy(self.draft_policy, notice or _warn)
         self.runner = Runner(models, self.pool, cache, self.scheduler, policy, config.lookahead)
-        self.worker = EngineThread(self.runner)
+        self.thread = EngineThread(self.runner)
 
     @property
     def has_draft(self) -> bool:
@@ -114,37 +114,37 @@ class EngineCore:
         """The settings of requests that leave them out, as far as the model's makers have said."""
         return self.pair.generation.settings if self.config.generation_config else {}
 
-    def calibrate(self, store: LadderStore, notice: Notice | None, progress: Progress | None) -> bool:
+    def calibrate(self, store: CostTableStore, notice: Notice | None, progress: Progress | None) -> bool:
         """Find what a cycle costs here, on disk or by running some; returns whether it was found on disk.
 
         Raises:
             ClosedError: the engine has been closed.
         """
-        notice, key = notice or (lambda _: None), self._ladder_key()
+        notice, key = notice or (lambda _: None), self._cost_table_key()
         known = store.find(key)
         if known is None:
-            notice("Measuring what drafts cost on this machine; this happens once.")
+            notice("Calibrating draft cost (one time, about 2 s)…")
             vocab = min(self.pair.target.vocab_size, self.pair.draft.vocab_size if self.pair.draft else 2**31)
-            ladder = self.worker.call(
-                lambda: measure(self.runner, self._trial, vocab, self.pair.draft is not None, progress)
+            cost_table = self.thread.call(
+                lambda: measure(self.runner, self._calibration_sequence, vocab, self.pair.draft is not None, progress)
             )
-            if ladder is None:
-                notice("The context is too short to measure them in; drafts begin with an estimate of their costs.")
+            if cost_table is None:
+                notice("The context is too short to calibrate; draft costs start from an estimate.")
                 return False
-            if not store.keep(key, ladder):
-                notice("What was measured cannot be kept on disk, so it will be measured again next time.")
+            if not store.keep(key, cost_table):
+                notice("Cannot save the calibration to disk; it will run again next time.")
         else:
-            ladder = known
-        self.draft_policy.begin(ladder, measured=True)
+            cost_table = known
+        self.draft_policy.begin(cost_table, measured=True)
         return known is not None
 
-    def _trial(self, tokens: list[int]) -> Sequence:
-        """A sequence of nobody's, whose answer goes on for as long as the context has room."""
+    def _calibration_sequence(self, tokens: list[int]) -> Sequence:
+        """A sequence for calibration only; its answer fills the context."""
         context = self.config.max_context
         assert context is not None
         return self.sequence(tokens[: context // 4 + 1], SamplingParams(max_tokens=context))
 
-    def _ladder_key(self) -> LadderKey:
+    def _cost_table_key(self) -> CostTableKey:
         pair = self.pair
         target, draft = (
             f"{model.source} {model.nbytes} {model.config.get('quantization')}" if model else ""
@@ -152,19 +152,19 @@ class EngineCore:
         )
         library = pair.kernels.library
         kernels = json.dumps(pair.kernels.settings() | {"library": library and library.path.name}, sort_keys=True)
-        return LadderKey(chip_name(), metadata.version("mlx"), target, draft, kernels, CALIBRATED_CONTEXT)
+        return CostTableKey(chip_name(), metadata.version("mlx"), target, draft, kernels, CALIBRATED_CONTEXT)
 
     def close(self) -> None:
         """End what runs and give the KV memory back; everything after that raises `ClosedError`."""
-        self.worker.close()
+        self.thread.close()
         self.pool.keys.clear()
         self.pool.values.clear()
         mx.clear_cache()
 
     def metrics(self) -> Metrics:
         """What has been done and is held, as of the last step."""
-        self.worker.check_open()
-        return self.worker.metrics
+        self.thread.check_open()
+        return self.thread.metrics
 
     def settings(self, params: SamplingParams, draft_tokens: int | None, drafter: str) -> dict[str, Any]:
         """The settings in force, under the words of the command line."""
@@ -196,7 +196,7 @@ class EngineCore:
             ClosedError: the engine has been closed.
             HelixError: as `SequenceBuilder.build`.
         """
-        self.worker.check_open()
+        self.thread.check_open()
         return self.requests.build(tokens, params, draft_tokens, drafter)
 
     def submit(self, groups: Seq[list[Sequence]]) -> list[Handle]:
@@ -213,14 +213,14 @@ class EngineCore:
             for index, sequence in enumerate(group):
                 sequence.index, sequence.times.submitted = index, now
             first.progress = handle.tell_progress
-        self.worker.submit([(group[0], handle) for group, handle in zip(groups, handles, strict=True)])
+        self.thread.submit([(group[0], handle) for group, handle in zip(groups, handles, strict=True)])
         return handles
 
     def _handle(self, group: list[Sequence]) -> Handle:
         def cancel() -> None:
             for sequence in group:
                 sequence.cancel_wanted = True
-            self.worker.wake()
+            self.thread.wake()
 
         return Handle(len(group), cancel, lambda index: self.completion(group[index]), lambda index: group[index].marks)
 

@@ -11,7 +11,7 @@ from functools import partial
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.conversation import Conversation
@@ -21,16 +21,16 @@ from helix_mlx.engine.memory import MemoryReport, report
 from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.engine.streaming import read
-from helix_mlx.errors import SettingsError
+from helix_mlx.errors import SettingsError, check_arguments, renamed
 from helix_mlx.kernels.cpu.choice import choose_kernels
 from helix_mlx.kernels.cpu.library import cache_folder
 from helix_mlx.models.pair import Pair, load_pair
-from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings
-from helix_mlx.speculative.calibration import LadderStore
+from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings, StreamSettings
+from helix_mlx.speculative.calibration import CostTableStore
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.drafter import Needs
 from helix_mlx.speculative.registry import DRAFTERS, MTP, Drafters, uses
-from helix_mlx.types import Cancel, Message, Notice, Progress, Prompt
+from helix_mlx.types import Message, Notice, Progress, Prompt
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -45,7 +45,8 @@ def load(
     trust_remote_code: bool = False,
     notice: Notice | None = None,
     progress: Progress | None = None,
-    ladders: Path | None = None,
+    cost_tables: Path | None = None,
+    **old: NoReturn,
 ) -> Engine:
     """An engine on a named pair, or on a target and a draft of one's own choice.
 
@@ -56,11 +57,13 @@ def load(
         trust_remote_code: allow models that bring Python code of their own.
         notice: is told, in a line, what takes a while or is not as it was wished.
         progress: is told how far the measuring of costs is, rounds done and in all.
-        ladders: the folder of measured costs; None takes the user's cache.
+        cost_tables: the folder of measured costs; None takes the user's cache.
+        old: arguments of earlier versions; the error gives the new name.
 
     Raises:
         HelixError: something named is missing, unreadable, unsafe or does not fit.
     """
+    check_arguments("load", old, {"ladders": "cost_tables"})
     config = config or EngineConfig()
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
     loaded = load_pair(
@@ -75,16 +78,14 @@ def load(
     )
     if loaded.generation.left_out and notice is not None:
         asked = ", ".join(f"{name} {value}" for name, value in loaded.generation.left_out.items())
-        notice(f"The model's generation_config.json asks for {asked}, which Helix does not have: answers are without.")
+        notice(f"The model's generation_config.json asks for {asked}, which Helix does not support; ignored.")
     if config.drafter == MTP and loaded.draft is None and notice is not None:
-        notice(
-            f"{loaded.target.source} has no multi-token-prediction head that can be used: answers are without drafts."
-        )
+        notice(f"{loaded.target.source} has no usable multi-token-prediction head; running without drafts.")
     loaded = loaded.with_kernels(kernels)
     loaded.check()
     engine = Engine(loaded, config, notice)
     if config.calibrate and config.draft_tokens is None and config.drafter != "none":
-        engine.calibrate(ladders, notice, progress)
+        engine.calibrate(cost_tables, notice, progress)
     return engine
 
 
@@ -111,7 +112,7 @@ class Engine:
         self._core = EngineCore(pair, config or EngineConfig(), notice, drafters)
         # An engine that is dropped takes its thread along. A collection of garbage may drop it on any thread, and
         # whatever that holds, so that nothing is waited for.
-        self._finalizer = weakref.finalize(self, self._core.worker.stop)
+        self._finalizer = weakref.finalize(self, self._core.thread.stop)
         self._finalizer.atexit = False
         self._at_exit = partial(_close, weakref.ref(self._core))
         atexit.register(self._at_exit)
@@ -151,14 +152,19 @@ class Engine:
         return self._core.has_draft
 
     @property
-    def ladder(self) -> CostTable:
+    def cost_table(self) -> CostTable:
         """What the parts of a cycle cost, as its draft lengths begin with: measured, or an estimate."""
-        return self._core.draft_policy.ladder
+        return self._core.draft_policy.cost_table
 
     @property
     def is_demo(self) -> bool:
         """Whether this is the built-in demonstration pair."""
         return self.pair.is_demo
+
+    if not TYPE_CHECKING:  # a type checker is to find a misspelt name
+
+        def __getattr__(self, name: str) -> Any:
+            raise renamed("Engine", name, {"ladder": "cost_table"})
 
     def __enter__(self) -> Engine:
         return self
@@ -175,22 +181,22 @@ class Engine:
         atexit.unregister(self._at_exit)
 
     def calibrate(
-        self, ladders: Path | None = None, notice: Notice | None = None, progress: Progress | None = None
+        self, cost_tables: Path | None = None, notice: Notice | None = None, progress: Progress | None = None
     ) -> CostTable:
         """Measure what a cycle costs on this machine, unless that is known on disk; `load` does it by itself.
 
         It takes a second or two, in which requests wait; those that run are waited for.
 
         Args:
-            ladders: the folder where it is kept; None takes the user's cache.
+            cost_tables: the folder where it is kept; None takes the user's cache.
             notice: is told when it has to be measured.
             progress: is told rounds done and in all.
 
         Raises:
             ClosedError: the engine has been closed.
         """
-        self._core.calibrate(LadderStore(ladders or cache_folder("ladders")), notice, progress)
-        return self.ladder
+        self._core.calibrate(CostTableStore(cost_tables or cache_folder("cost-tables")), notice, progress)
+        return self.cost_table
 
     def memory(self) -> MemoryReport:
         """What the page pool takes and holds, and what it may grow to, as of the last step."""
@@ -224,7 +230,7 @@ class Engine:
         if not isinstance(request, Request):
             request = replace(self._request(request, params, settings), n=n)
         elif params is not None or settings or n != 1:
-            raise SettingsError("give either one Request or a prompt with single settings")
+            raise SettingsError("give either a Request or a prompt with single settings, not both")
         (handle,) = self._core.submit([self._sequences(request)])
         handle.owner = self
         return handle
@@ -270,23 +276,21 @@ class Engine:
         self,
         prompt: Prompt,
         params: SamplingParams | None = None,
-        *,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[StreamSettings],
     ) -> Generator[Chunk]:
         """Complete a raw text piece by piece.
 
         Args:
             prompt, params, settings: as in `generate`.
-            cancel: asked while it is waited for, some twenty times a second and before every chunk; True ends the
-                answer with finish reason "cancelled".
-            progress: told of prefilled tokens, done and in all. Both are called in the thread that reads.
+            cancel: a setting, too: a function that is asked while the answer is waited for, some twenty times a second
+                and before every chunk; True ends the answer with finish reason "cancelled".
+            progress: a setting, too: a function that is told of prefilled tokens, done and in all. Both are called in
+                the thread that reads.
 
         Yields:
             A chunk a token, and a last one with the finish reason and the stats.
         """
-        return self._stream(self._request(prompt, params, settings), cancel, progress)
+        return self._stream(prompt, params, settings)
 
     def chat(
         self, messages: Seq[Message], params: SamplingParams | None = None, **settings: Unpack[Settings]
@@ -303,17 +307,14 @@ class Engine:
         self,
         messages: Seq[Message],
         params: SamplingParams | None = None,
-        *,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[StreamSettings],
     ) -> Generator[Chunk]:
         """Answer a conversation piece by piece: the messages and settings of `chat`, read as in `stream`."""
-        return self._stream(self._request(messages, params, settings, chat=True), cancel, progress)
+        return self._stream(messages, params, settings, chat=True)
 
     def conversation(self) -> Conversation:
         """A conversation, whose turns read only what is new."""
-        self._core.worker.check_open()
+        self._core.thread.check_open()
         return Conversation(self._core, self)
 
     def _complete(self, requests: list[Request]) -> list[Completion]:
@@ -327,7 +328,9 @@ class Engine:
             for handle in handles:
                 handle.wait()
 
-    def _stream(self, request: Request, cancel: Cancel | None, progress: Progress | None) -> Generator[Chunk]:
+    def _stream(self, prompt: Any, params: Any, settings: StreamSettings, chat: bool = False) -> Generator[Chunk]:
+        cancel, progress = settings.pop("cancel", None), settings.pop("progress", None)
+        request = self._request(prompt, params, settings, chat)
         # What can be refused is refused now; the work begins when the first chunk is asked for.
         (sequence,) = self._sequences(request)
         return read(self._core, sequence, cancel, progress, self)

@@ -83,13 +83,13 @@ class Handle:
             TimeoutError: `timeout` seconds passed before it ended.
         """
         if len(self._completions) != 1:
-            raise SettingsError(f"this request has {len(self._completions)} answers; ask for results()")
+            raise SettingsError(f"this request has {len(self._completions)} answers; use results() to get them all")
         return self.results(timeout)[0]
 
     def results(self, timeout: float | None = None) -> list[Completion]:
         """Wait for all n answers; raises as `result` does."""
         if not self.wait(timeout):
-            raise TimeoutError(f"the request has not ended in {timeout} seconds")
+            raise TimeoutError(f"the request did not finish within {timeout} seconds")
         self._raise()
         found = []
         for completion in self._completions:

@@ -101,9 +101,7 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, StateBudg
     per_page = max(1, PagePool.bytes_per_page(models, config.page_size))
     limit = pair.target.max_context
     if config.max_context is not None and limit is not None and config.max_context > limit:
-        raise SettingsError(
-            f"max-context is {config.max_context}, but {pair.name} was made for {limit} positions; ask for at most that"
-        )
+        raise SettingsError(f"max-context is {config.max_context}, but {pair.name} supports at most {limit}; lower it")
     context = config.max_context or limit or DEFAULT_CONTEXT
     wanted = (DEFAULT_CONTEXTS * _pages(context, config) + 1) * per_page
     states = sum(loaded.layout.state_bytes for loaded in loaded_models)
@@ -115,18 +113,18 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, StateBudg
     pages = min(budget // per_page - 1, MOST_PAGES)  # one page is the page of zeros
     if pages < 1:
         raise MemoryBudgetError(
-            f"{budget} bytes of KV memory hold no page of {config.page_size} positions for {pair.name}: "
+            f"{budget} bytes of KV memory are too few for one page of {config.page_size} positions of {pair.name}: "
             f"raise --kv-memory to at least {2 * per_page}"
         )
     capacity = pages * config.page_size
     least = min(context, LEAST_CONTEXT) if config.max_context is None else context
     if capacity < least:
         needed = (_pages(least, config) + 1) * per_page
-        asked = "that a context should have" if config.max_context is None else "of --max-context"
+        asked = "required at least" if config.max_context is None else "of --max-context"
         raise MemoryBudgetError(
             f"{budget} bytes of KV memory hold {capacity} positions, fewer than the {least} {asked}: "
             f"raise --kv-memory to at least {needed}, or "
-            + (f"be content with --max-context {capacity}" if config.max_context is None else "lower --max-context")
+            + (f"accept --max-context {capacity}" if config.max_context is None else "lower --max-context")
         )
     resolved = replace(config, kv_memory=memory, max_context=min(context, capacity), max_sequences=kept.sequences)
     first = min(pages, _pages(min(context, FIRST_CONTEXT), config))
@@ -201,6 +199,18 @@ def held_beside(pool: PagePool, running: Seq[Sequence], tail_slots: int) -> tupl
     return slots * pool.bytes_per_page(pool.layers, 1), 1 - filled / held if held else 0.0
 
 
+def kv_budget(pool: PagePool, sequences: int, snapshots: int) -> int:
+    """Bytes that the pool may grow to, and those of recurrent states beside it.
+
+    Args:
+        pool: the pages.
+        sequences: answers that run at once.
+        snapshots: bytes of the snapshots that the prefix cache may keep.
+    """
+    states = sum(layout.state_bytes for layout in pool.layouts)
+    return pool.nbytes_most + STATES_A_SEQUENCE * sequences * states + snapshots
+
+
 def spare_memory(pair: Pair) -> int:
     """Bytes that the pool may take unasked: a share of what the device recommends, less the weights."""
     info = mx.device_info()
@@ -244,5 +254,5 @@ def _checked(kv_memory: int) -> int:
     """
     most = physical_memory()
     if kv_memory > most:
-        raise MemoryBudgetError(f"kv-memory is {kv_memory} bytes, but this machine has {most}: ask for less")
+        raise MemoryBudgetError(f"kv-memory is {kv_memory} bytes, but this machine has {most}: lower it")
     return kv_memory

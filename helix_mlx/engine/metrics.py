@@ -50,7 +50,7 @@ class Metrics(Counters):
     kv_bytes: int = 0
     """Gauge: bytes of the pool as it is now."""
     kv_budget: int = 0
-    """Gauge: bytes that it may grow to."""
+    """Gauge: bytes that it may grow to, with those set aside for recurrent states."""
     tail_bytes: int = 0
     """Gauge: bytes of the tails of running answers."""
     state_bytes: int = 0

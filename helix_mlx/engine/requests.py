@@ -86,16 +86,16 @@ class SharedTokenizer:
         prompt: Any = request.prompt
         if chat or (isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping)):
             return self.encode_rendered(self.render_chat(request))
-        if request.asks_template:
+        if request.needs_template:
             raise SettingsError(
-                "thinking and template-arg are for the chat template, which only messages go through; leave them out"
+                "thinking and template-arg need the chat template, which a plain prompt does not use; leave them out"
             )
         if isinstance(prompt, str):
             return self.encode(prompt)
         try:
             return [operator.index(token) for token in prompt]
         except TypeError:
-            raise PromptError("a prompt is a text or a list of token ids; give one, or a list of them") from None
+            raise PromptError("a prompt must be text or a list of token ids; give one, or a list of them") from None
 
 
 class SequenceBuilder:
@@ -147,7 +147,7 @@ class SequenceBuilder:
         vocab_size = self._pair.target.vocab_size
         for token in stop_ids:
             if not 0 <= token < vocab_size:
-                raise SettingsError(f"stop-token {token} is no token: the ids go from 0 to {vocab_size - 1}")
+                raise SettingsError(f"stop-token {token} is not a token id: they go from 0 to {vocab_size - 1}")
         draft_tokens = check_draft_tokens(draft_tokens)
         return Sequence(
             tokens=list(tokens),
@@ -167,19 +167,17 @@ class SequenceBuilder:
         """Pages that a request may come to hold; raises where its tokens cannot be read."""
         context = self._context
         if not tokens:
-            raise PromptError("the prompt is empty; give some text")
+            raise PromptError("the prompt is empty; enter some text")
         if len(tokens) >= context:
             made_for = self._pair.target.max_context or DEFAULT_CONTEXT
             raised = "--max-context" if self._context_chosen else "--kv-memory" if context < made_for else ""
             raise PromptError(
-                f"the prompt has {len(tokens)} tokens and the context {context}; shorten it"
+                f"the prompt has {len(tokens)} tokens but the context holds {context}; shorten it"
                 + (f", or raise {raised}" if raised else "")
             )
         vocab_size = self._pair.target.vocab_size
         if not 0 <= min(tokens) <= max(tokens) < vocab_size:
-            raise PromptError(
-                f"the prompt has token ids below 0 or above {vocab_size - 1}, which the model does not know"
-            )
+            raise PromptError(f"the prompt has token ids outside the model's range, 0 to {vocab_size - 1}")
         # The context was checked against the pool, so what fits the context fits the pool when it is alone there.
         return -(-min(len(tokens) + params.max_tokens, context) // self._config.page_size)
 

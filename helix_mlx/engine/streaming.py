@@ -44,5 +44,5 @@ def read(
     finally:
         handle.cancel()
         # A collection of garbage may end this generator on any thread.
-        if not core.worker.is_current:
+        if not core.thread.is_current:
             handle.wait()

@@ -1,1 +1,1 @@
-"""Floor 1: operations on arrays, each in plain MLX (its definition) beside its fast forms."""
+"""Floor 1: array operations, each with a plain MLX definition and fast versions."""

@@ -1,4 +1,4 @@
-"""What a layer by our kernels takes over from the layer of MLX that it stands for."""
+"""Shared helpers of the layers that replace MLX's."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mlx.nn.layers.base import Module
 from helix_mlx.kernels.cpu.library import CpuLibrary
 
 FLOATS = (mx.float32, mx.float16, mx.bfloat16)
-"""The types of rows that our kernels know."""
+"""The dtypes that our kernels support."""
 
 
 def take_over(new: Any, layer: Module, library: CpuLibrary) -> None:
-    """Make a new layer what another one is, with the kernels beside its parameters."""
+    """Copy a layer's parameters into its replacement, and attach the kernels."""
     Module.__init__(new)
     vars(new).update(vars(layer))
     dict.update(new, layer)

@@ -1,4 +1,4 @@
-"""Attention over pages and a tail, in plain MLX: the definition that every fast form is held to.
+"""Attention over pages and a tail in plain MLX: the reference for every fast version.
 
 Position p of a sequence lies in its pages while p < committed, and at tail slot p - committed after that.
 Gathering puts position p at index p, so keys are summed in position order: on the CPU the result is bitwise
@@ -95,7 +95,7 @@ def gather(pages: mx.array, rows: GatherRows, tail: mx.array, limit: int) -> mx.
         [B, heads, S, dim] with S = min(limit, W * page_size).
     """
     heads, dim = pages.shape[1], pages.shape[3]
-    # Each head's positions have to lie side by side: the matmul would else copy them, once a query head.
+    # Each head's positions must be contiguous, or the matmul copies them once per query head.
     joined = pages.flatten(0, 1)[rows.found].reshape(-1, dim)
     joined[rows.laid] = tail.transpose(0, 2, 1, 3)
     return joined.reshape(tail.shape[0], heads, -1, dim)[:, :, :limit]

@@ -1,4 +1,4 @@
-"""A product with quantised weights: MLX's own, which is the definition, beside ours on a CPU, and the layers for it."""
+"""Quantised matrix product: MLX's own (the reference), ours for the CPU, and the layers that use it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def quantized_matmul(
 ) -> mx.array:
     """x times the transpose of a quantised matrix: `mx.quantized_matmul`, or what our kernels make of it.
 
-    Ours sums each row in the same order however many rows there are, so a row's result is always the same.
+    Ours sums every row in the same order whatever the number of rows, so a row's result never changes.
 
     Args:
         x: `[..., K]`, float32, float16 or bfloat16, of any strides.
@@ -35,7 +35,7 @@ def quantized_matmul(
         scales, biases: `[N, K / group_size]`; float32 for our kernels.
         group_size: 32, 64 or 128.
         bits: 4 or 8.
-        library: our kernels; None is MLX's own path.
+        library: our kernels; None uses MLX's own operation.
 
     Returns:
         `[..., N]` of x's dtype with our kernels, of the widest of the three with MLX.
@@ -62,7 +62,7 @@ def embedding(
     Args:
         ids: `[...]` of whole numbers; one below 0 counts from the end.
         weight, scales, biases, group_size, bits: as for `quantized_matmul`, of one matrix.
-        library: our kernels; None is MLX's own path.
+        library: our kernels; None uses MLX's own operation.
 
     Returns:
         `[..., K]` float32 with our kernel, of the dtype of the scales with MLX.
@@ -76,7 +76,24 @@ def embedding(
 
 
 class _Served:
-    """A layer that our kernels can serve: affine, of 4 or 8 bits, with groups that they know."""
+    """A layer that our kernels support: affine, 4 or 8 bits, with a supported group size.
+
+    Args:
+        layer: the MLX's layer that it replaces.
+        library: the kernels.
+    """
+
+    def __init__(self: Any, layer: Module, library: CpuLibrary) -> None:
+        take_over(self, layer, library)
+        self._widest = layer["scales"].dtype
+        self["weight"] = mx.contiguous(layer["weight"])
+        for name in ("scales", "biases"):
+            self[name] = mx.contiguous(layer[name].astype(mx.float32))
+        mx.eval(*self._matrix)
+
+    @property
+    def _matrix(self: Any) -> tuple[mx.array, mx.array, mx.array]:
+        return self["weight"], self["scales"], self["biases"]
 
     @staticmethod
     def serves(layer: Any) -> bool:
@@ -92,81 +109,41 @@ class _Served:
         )
 
 
-def _take_over(new: Any, layer: Module, library: CpuLibrary) -> None:
-    """Make a new layer what another one is, with its weights as our kernels want them."""
-    take_over(new, layer, library)
-    new._widest = layer["scales"].dtype
-    new["weight"] = mx.contiguous(layer["weight"])
-    for name in ("scales", "biases"):
-        new[name] = mx.contiguous(layer[name].astype(mx.float32))
-    mx.eval(new["weight"], new["scales"], new["biases"])
-
-
 def _widened(x: mx.array, dtype: mx.Dtype) -> mx.array:
     """An array in the dtype that MLX would give the product."""
     return x if x.dtype == dtype else x.astype(mx.result_type(x.dtype, dtype))
 
 
 class FastQuantizedLinear(_Served, nn.QuantizedLinear):
-    """A quantised linear layer by our kernels.
-
-    Args:
-        layer: the layer that it takes the place of.
-        library: the kernels.
-    """
-
-    def __init__(self, layer: nn.QuantizedLinear, library: CpuLibrary) -> None:
-        _take_over(self, layer, library)
+    """A quantised linear layer by our kernels."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """`[..., K]` to `[..., N]`."""
         x = _widened(x, self._widest)
-        y = self._library.module.quantized_matmul(
-            x, self["weight"], self["scales"], self["biases"], self.group_size, self.bits
-        )
+        y = self._library.module.quantized_matmul(x, *self._matrix, self.group_size, self.bits)
         return y + self["bias"] if "bias" in self else y
 
 
 class FastQuantizedEmbedding(_Served, nn.QuantizedEmbedding):
-    """A quantised embedding by our kernels: a row a token in one operation, where MLX has a dozen on a CPU.
-
-    Args:
-        layer: the layer that it takes the place of.
-        library: the kernels.
-    """
-
-    def __init__(self, layer: nn.QuantizedEmbedding, library: CpuLibrary) -> None:
-        _take_over(self, layer, library)
+    """A quantised embedding by our kernels: a row a token in one operation, where MLX has a dozen on a CPU."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """Token ids `[...]` to `[..., K]`."""
-        rows = self._library.module.embedding(
-            x, self["weight"], self["scales"], self["biases"], self.group_size, self.bits
-        )
+        rows = self._library.module.embedding(x, *self._matrix, self.group_size, self.bits)
         return rows.astype(self._widest)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """`[..., K]` to logits `[..., N]`."""
         return self._library.module.quantized_matmul(
-            _widened(x, self._widest), self["weight"], self["scales"], self["biases"], self.group_size, self.bits
+            _widened(x, self._widest), *self._matrix, self.group_size, self.bits
         )
 
 
 class FastQuantizedSwitchLinear(_Served, QuantizedSwitchLinear):
-    """The quantised linear layers of a mixture's experts by our kernels.
-
-    Args:
-        layer: the layer that it takes the place of.
-        library: the kernels.
-    """
-
-    def __init__(self, layer: QuantizedSwitchLinear, library: CpuLibrary) -> None:
-        _take_over(self, layer, library)
+    """The quantised linear layers of a mixture's experts by our kernels."""
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """`[..., 1, K]`, each row for the expert of its index, to `[..., 1, N]`."""
         x = _widened(x, self._widest)
-        y = self._library.module.gather_qmm(
-            x, self["weight"], self["scales"], self["biases"], indices, self.group_size, self.bits
-        )
+        y = self._library.module.gather_qmm(x, *self._matrix, indices, self.group_size, self.bits)
         return y + mx.expand_dims(self["bias"][indices], -2) if "bias" in self else y

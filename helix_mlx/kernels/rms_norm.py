@@ -1,4 +1,4 @@
-"""Rows over their root mean square: MLX's own, which is the definition, beside ours on a CPU, and the layer for it."""
+"""RMS norm: MLX's own (the reference), ours for the CPU, and the layer that uses it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float, library: CpuLibrary | No
         x: `[..., D]`, float32, float16 or bfloat16, of any strides.
         weight: `[D]`, of x's dtype for our kernel.
         eps: is added to the mean of the squares.
-        library: our kernels; None is MLX's own path.
+        library: our kernels; None uses MLX's own operation.
 
     Returns:
         `[..., D]` of x's dtype.
@@ -35,7 +35,7 @@ class FastRMSNorm(nn.RMSNorm):
     """`nn.RMSNorm` by our kernel, and by MLX where the input is not of the weight's type.
 
     Args:
-        layer: the layer that it takes the place of.
+        layer: the layer that it replaces.
         library: the kernels.
     """
 

@@ -1,4 +1,4 @@
-"""Rotary position embedding: MLX's own, which is the definition, beside ours on a CPU, and the layer for it."""
+"""Rotary position embedding: MLX's own (the reference), ours for the CPU, and the layer that uses it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rope(
         frequencies: `[pairs]` float32, radians a position; what is past `2 * pairs` in a row stays as it is.
         traditional: pairs are neighbours; otherwise they lie `pairs` apart.
         scale: positions are multiplied by it.
-        library: our kernels; None is MLX's own path.
+        library: our kernels; None uses MLX's own operation.
 
     Returns:
         `[B, heads, M, D]` of x's dtype.
@@ -63,7 +63,7 @@ class FastRoPE(Module):
     """`nn.RoPE`, or that of Llama 3, by our kernel; by MLX for inputs that it does not know.
 
     Args:
-        layer: the layer that it takes the place of.
+        layer: the layer that it replaces.
         library: the kernels.
     """
 

@@ -1,4 +1,4 @@
-"""How many positions a model was made for, by its configuration; what is of a wrong type there says nothing."""
+"""The context length of a model, from its configuration; values of a wrong type are ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAMES = {
     "max_position_embeddings": 0, "n_positions": _DRAFTS, "n_ctx": _DRAFTS, "max_seq_len": 0, "seq_length": 0,
     "max_sequence_length": 0, "max_seq_length": 0, "model_max_length": 0,
 }  # fmt: skip
-"""The names that families give their limit, and what has to stay free of it."""
+"""The names of the limit in different families, and how much of it must stay free."""
 _SCALED = ("llama3", "longrope", "su")
 """Kinds of rope whose configurations state the limit as it is with the scaling."""
 _SCALED_FAMILIES = ("gemma3", "gemma3_text")

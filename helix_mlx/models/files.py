@@ -1,4 +1,4 @@
-"""Which files of a model's folder count. Imports no MLX, so that a listing answers at once."""
+"""Which files of a model's folder are used. Does not import MLX, so that listings are fast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENIZER_FILES = (
 OTHER_FILES = ("chat_template*", "additional_chat_templates/*", "generation_config.json")
 """What else belongs to a model beside its weights and its config.json."""
 FETCHED = ("*.json", "*.jsonl", "*.jinja", "*.txt", WEIGHTS, MTP_WEIGHTS, *TOKENIZER_FILES)
-"""What is fetched of a repository; as in the hub's patterns, `*` takes slashes, too."""
+"""The files to download from a repository; as in the hub's patterns, `*` also matches slashes."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.spm", "*.tiktoken")
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 _SHOWN = 3
@@ -60,7 +60,7 @@ def weight_files(folder: Path) -> WeightFiles:
     try:
         there = sorted(name for name in os.listdir(folder) if fnmatchcase(name, WEIGHTS) and (folder / name).is_file())
     except OSError as error:
-        raise ModelError(f"cannot read {folder}: {error.strerror or error}; name another folder") from error
+        raise ModelError(f"cannot read {folder}: {error.strerror or error}; choose another folder") from error
     named = _named(folder)
     if named is not None:
         missing = [name for name in named if not (folder / name).is_file()]
@@ -68,7 +68,7 @@ def weight_files(folder: Path) -> WeightFiles:
             note = f"{folder / INDEX} names {_listed(missing)}, which is not there; {WHOLE} is read instead"
             return WeightFiles((folder / WHOLE,), (note, *_strays(folder, there, [WHOLE], WHOLE)))
         if missing:
-            raise ModelError(f"{folder} lacks {_listed(missing)} of its weights; fetch the model again")
+            raise ModelError(f"{folder} is missing weights: {_listed(missing)}; download the model again")
         return _read(folder, there, named, INDEX)
     if WHOLE in there:
         return _read(folder, there, [WHOLE], WHOLE)
@@ -80,7 +80,7 @@ def weight_files(folder: Path) -> WeightFiles:
 
 
 def holds_model(folder: Path) -> bool:
-    """Whether everything is in a folder that loading needs; what broke off halfway does not count."""
+    """Whether a folder has everything that loading needs; partial downloads do not count."""
     if not (folder / "config.json").is_file():
         return False
     names = os.listdir(folder)
@@ -118,7 +118,7 @@ def _named(folder: Path) -> list[str] | None:
         if not names or not all(_is_inside(name) for name in names):
             raise ValueError(INDEX)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{index} is damaged: it names no files of weights; fetch the model again") from error
+        raise ModelError(f"{index} is damaged: it lists no weight files; download the model again") from error
     return names
 
 
@@ -128,7 +128,7 @@ def _is_inside(name: str) -> bool:
 
 
 def _check_set(folder: Path, shards: dict[str, re.Match[str]]) -> None:
-    """See that shards without an index are all of one set.
+    """Check that shards without an index all belong to one set.
 
     Raises:
         ModelError: they are of several, or one is missing.
@@ -136,13 +136,13 @@ def _check_set(folder: Path, shards: dict[str, re.Match[str]]) -> None:
     counts = {int(found[2]) for found in shards.values()}
     if len(counts) > 1:
         raise ModelError(
-            f"{folder} has no index, and parts of several models ({_listed(list(shards))}); fetch the model again"
+            f"{folder} has no index, and files of several models ({_listed(list(shards))}); download the model again"
         )
     numbers, (first, *_) = {int(found[1]) for found in shards.values()}, shards.values()
     for number in range(1, min(counts) + 1):
         if number not in numbers:
             name = f"model-{number:0{len(first[1])}d}-of-{first[2]}.safetensors"
-            raise ModelError(f"{folder} lacks {name} of its weights; fetch the model again")
+            raise ModelError(f"{folder} is missing weights: {name}; download the model again")
 
 
 def _read(folder: Path, there: list[str], names: list[str], by: str) -> WeightFiles:

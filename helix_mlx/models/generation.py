@@ -1,4 +1,4 @@
-"""A model's generation_config.json: how those who made it want it to be asked, where the user does not say."""
+"""A model's generation_config.json: its makers' defaults for settings that the user does not give."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _NEUTRAL: Mapping[str, Any] = {
     "sequence_bias": None,
     "exponential_decay_length_penalty": None,
 }
-"""What Helix does not have, and the value at which that changes no text."""
+"""Settings that Helix does not support, and the value at which each has no effect."""
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What a generation_config.json asks for.
+    """The contents of a generation_config.json.
 
     Args:
         settings: fields of `SamplingParams`, checked.
@@ -77,9 +77,11 @@ def check_generation_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is damaged: {one_line(error)}; fetch the model again, or take it away") from error
+        raise ModelError(
+            f"{file} is damaged: {one_line(error)}; download the model again, or remove the file"
+        ) from error
     if not isinstance(found, dict):
-        raise ModelError(f"{file} holds no settings; fetch the model again, or take it away")
+        raise ModelError(f"{file} contains no settings; download the model again, or remove the file")
     check_end_tokens(file, found.get("eos_token_id") or [])
     return {name: value for name, value in found.items() if value is not None}
 
@@ -97,8 +99,8 @@ def check_end_tokens(file: Path, eos_ids: Any) -> None:
     ids = eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids]
     if not all(type(each) is int for each in ids):
         raise ModelError(
-            f"{file}: eos_token_id is {eos_ids!r}, but has to be an id or a list of ids; "
-            "mend it, or fetch the model again"
+            f"{file}: eos_token_id is {eos_ids!r}, but must be an id or a list of ids; "
+            "fix it, or download the model again"
         )
 
 
@@ -117,8 +119,8 @@ def _settings(file: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         settings["temperature"] = 1.0  # what those who leave it out of the file mean by it
     try:
         if samples not in (None, True, False):
-            raise SettingsError(f"do_sample is {samples!r}, but has to be true or false")
+            raise SettingsError(f"do_sample is {samples!r}, but must be true or false")
         SamplingParams(**settings)
     except SettingsError as error:
-        raise ModelError(f"in {file}, {error}; mend it, or add --no-generation-config") from error
+        raise ModelError(f"in {file}, {error}; fix it, or add --no-generation-config") from error
     return {"temperature": 0.0} if samples is False else settings

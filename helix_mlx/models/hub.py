@@ -1,4 +1,4 @@
-"""Trouble with the hub, in words: one place for all who fetch something."""
+"""Turns errors of the Hugging Face hub into helpful messages, in one place for all downloads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def _known(source: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise ModelError(f"{source} is gated: accept its licence on the hub, then run `hf auth login`") from error
+        raise ModelError(
+            f"{source} is gated: accept its licence on the Hugging Face hub, then run `hf auth login`"
+        ) from error
     except RevisionNotFoundError as error:
         raise ModelError(f"{source} has no such revision; check --revision") from error
     except RepositoryNotFoundError as error:
@@ -61,9 +63,9 @@ def _known(source: str) -> Iterator[None]:
         raise ModelError(f"{source} is neither a folder nor a repository name: {one_line(error)}") from error
     except _UNREACHABLE as error:
         raise ModelError(
-            f"cannot reach the hub for {source}: {one_line(error)}; check the network, or name a folder"
+            f"cannot reach the hub for {source}: {one_line(error)}; check the network, or use a local folder"
         ) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ModelError(f"the disk is full: {source} was not fetched; free some space and try again") from error
+            raise ModelError(f"the disk is full: {source} was not downloaded; free some space and try again") from error
         raise

@@ -1,4 +1,4 @@
-"""From a name to a model in memory: the folder, its checks, its weights, and what its layers keep."""
+"""Loads a model: finds its folder, checks it, reads the weights and examines the layers' caches."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def fetch(source: str) -> Path:
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise ModelError(
             f"there is no folder {source}; "
-            "name a folder, a repository such as org/model, or a pair of `helix-mlx pairs`"
+            "give a folder, a repository such as org/model, or a pair listed by `helix-mlx pairs`"
         )
     with hub_errors(source):
         return Path(snapshot_download(source, allow_patterns=[*FETCHED, "*.py"]))
@@ -115,11 +115,11 @@ def load(
     folder = folder or fetch(source)
     read_config(folder, trust_remote_code)
     model, config = read_model(folder, trust_remote_code=trust_remote_code, notice=notice)
-    with guarded(f"cannot load the weights in {folder}", "fetch the model again"):
+    with guarded(f"cannot load the weights in {folder}", "download the model again"):
         if on_cpu():
             model.set_dtype(mx.float32)
         mx.eval(model.parameters())
-    with guarded(f"cannot use the model in {folder}", "fetch it again, or name another"):
+    with guarded(f"cannot use the model in {folder}", "download it again, or choose another model"):
         probed = probe(model, config)
     return LoadedModel(source, folder, model, config, probed, context_limit(config))
 
@@ -138,15 +138,15 @@ def read_model(
     """
     weights = weight_files(folder)
     if not weights.files:
-        raise ModelError(f"{folder} holds no weights (model*.safetensors); fetch the model again")
+        raise ModelError(f"{folder} has no weights (model*.safetensors); download the model again")
     for note in weights.notes:
         if notice is not None:
             notice(note)
     # Older mlx-lm, the last for Python 3.10, runs such code unasked; `read_config` has refused it by now.
-    asks = "trust_remote_code" in inspect.signature(load_model).parameters
-    allowed: dict[str, Any] = {"trust_remote_code": trust_remote_code} if asks else {}
+    takes_switch = "trust_remote_code" in inspect.signature(load_model).parameters
+    allowed: dict[str, Any] = {"trust_remote_code": trust_remote_code} if takes_switch else {}
     hush()
-    cannot = guarded(f"cannot load the weights in {folder}", "fetch the model again")
+    cannot = guarded(f"cannot load the weights in {folder}", "download the model again")
     with cannot, _seen_by_mlx_lm(folder, weights.files) as seen:
         return load_model(seen, lazy=True, **allowed)
 
@@ -170,15 +170,15 @@ def _seen_by_mlx_lm(folder: Path, files: Sequence[Path]) -> Iterator[Path]:
 
 
 def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
-    """A model's configuration, checked before any of its weights is read.
+    """A model's configuration, checked before any weights are read.
 
     Raises:
         ModelError: it is missing, unreadable, of an unknown type, or wants to run code of its own.
     """
     if _settings(folder / "config.json") is None:
-        raise ModelError(f"{folder} is no model: it has no config.json; name a folder with an MLX model")
+        raise ModelError(f"{folder} is not a model: it has no config.json; give a folder with an MLX model")
     check_generation_config(folder)  # mlx-lm reads it, too, and would fall over what is wrong in it
-    with guarded(f"cannot read the configuration of {folder}", "fetch the model again"):
+    with guarded(f"cannot read the configuration of {folder}", "download the model again"):
         config: dict[str, Any] = load_config(folder)
     check_end_tokens(folder / "config.json", config.get("eos_token_id"))
     if config.get("model_file") is not None:
@@ -190,16 +190,16 @@ def read_config(folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         return config
     kind = config.get("model_type")
     if not isinstance(kind, str):
-        raise ModelError(f"{folder / 'config.json'} names no model_type; name a folder with an MLX model")
+        raise ModelError(f"{folder / 'config.json'} has no model_type; give a folder with an MLX model")
     said = io.StringIO()
     unknown = f"mlx-lm does not know the model type {kind!r} of {folder}"
-    with guarded(unknown, "update mlx-lm, or name another model"):
+    with guarded(unknown, "update mlx-lm, or choose another model"):
         try:
             with redirect_stdout(said):
                 _get_classes(config)  # mlx-lm's own table; it has no public name
         except SystemExit as error:  # what a module of mlx-lm does where it misses a package of its own
             raise ModelError(
-                f"mlx-lm cannot run the model type {kind!r} ({said.getvalue().strip()}); name another model"
+                f"mlx-lm cannot run the model type {kind!r} ({said.getvalue().strip()}); choose another model"
             ) from error
     return config
 
@@ -215,9 +215,9 @@ def _settings(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} is damaged: {one_line(error)}; fetch the model again") from error
+        raise ModelError(f"{file} is damaged: {one_line(error)}; download the model again") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{file} holds no settings; name a folder with an MLX model")
+        raise ModelError(f"{file} contains no settings; give a folder with an MLX model")
     return found
 
 

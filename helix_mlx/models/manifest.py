@@ -1,4 +1,4 @@
-"""What a folder with a converted pair says of itself: `helix.json`. Imports no MLX, so a listing answers at once."""
+"""`helix.json`, the manifest of a converted pair. Does not import MLX, so that listings are fast."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest(models, files, str(data["helix"]), *told)
     except FileNotFoundError:
         raise PairError(
-            f"{folder} holds no pair: it has no {NAME}; name a folder made by `helix-mlx convert`"
+            f"{folder} is not a pair: it has no {NAME}; give a folder made by `helix-mlx convert`"
         ) from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise PairError(f"{folder / NAME} is damaged; convert the pair again") from error
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """See that every file is there and of its size; what is in them is not read.
+    """Check that every file exists and has its size; contents are not read.
 
     Raises:
         PairError: one is missing or of another size.
@@ -127,7 +127,7 @@ def verify_files(folder: Path, manifest: Manifest, progress: Progress) -> None:
     total, done = sum(size for size, _ in manifest.files.values()), 0
     for path, (size, digest) in manifest.files.items():
         if sha256(folder / path) != digest:
-            raise PairError(f"{folder / path} is not what was written: its hash differs; convert the pair again")
+            raise PairError(f"{folder / path} is damaged: its hash differs; convert the pair again")
         done += size
         progress(done, total)
 

@@ -91,7 +91,7 @@ def load_pair(
         PairError: draft and target have too little vocabulary in common.
     """
     if name is not None and target is not None:
-        raise SettingsError("name either a pair or a target, not both")
+        raise SettingsError("give either a pair or a target, not both")
     is_demo = False
     if target is None:
         named = named_pair(name or DEMONSTRATION)

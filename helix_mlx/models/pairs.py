@@ -1,7 +1,8 @@
-"""The named pairs, and where a model lies on this machine. Imports no MLX, so that a listing answers at once."""
+"""The named pairs, and where models are on disk. Does not import MLX, so that listings are fast."""
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,18 @@ DEMONSTRATION = "tiny"
 """The built-in pair, which is taken where nothing is named."""
 BUILTIN = "builtin:"
 """Begins the name of a model that is part of the package; what follows is a folder beside this file."""
+CONTEXT = 8192
+"""Tokens of a conversation that a pair should have memory for beside its weights."""
+USABLE = 0.75
+"""Of a machine's memory: the rest is the system's. A Mac lets its GPU have about as much."""
+RAM_SIZES = (8, 16, 32, 64, 128)
+"""Memories that Macs are sold with, in units of 2^30 bytes."""
 
 
 @dataclass(frozen=True)
 class NamedPair:
-    """A row of `pairs.toml`. `packaged` tells the pair that comes with Helix, `converted` one made here;
-    `gated`, that the hub asks first.
+    """A row of `pairs.toml`, which says what is what. `packaged` tells the pair that comes with Helix, `converted` one
+    made here. Where `kv_bytes_per_position` is None, nothing is known of it.
     """
 
     name: str
@@ -36,6 +43,28 @@ class NamedPair:
     licence: str
     gated: bool
     converted: bool = False
+    kv_bytes_per_position: int | None = None
+    unverified: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes: the weights of both, and the keys and values of CONTEXT tokens."""
+        return self.target_bytes + self.draft_bytes + CONTEXT * (self.kv_bytes_per_position or 0)
+
+    @property
+    def ram_gb(self) -> int | None:
+        """The smallest of RAM_SIZES that it fits; None where it fits none."""
+        return next((size for size in RAM_SIZES if fits(self, size << 30)), None)
+
+
+def fits(pair: NamedPair, memory: int) -> bool:
+    """Whether a machine of so many bytes of memory holds a pair: it takes USABLE of them at most."""
+    return pair.memory_bytes <= USABLE * memory
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def named_pairs() -> list[NamedPair]:
@@ -107,6 +136,7 @@ def converted_pair(name: str, folder: Path) -> NamedPair:
         licence="as its models'",
         gated=False,
         converted=True,
+        kv_bytes_per_position=_kv_bytes(folder / "target", *([folder / "draft"] if draft else [])),
     )
 
 
@@ -135,15 +165,37 @@ def _folder() -> Path:
 
 
 def _named_pair(row: dict[str, Any]) -> NamedPair:
-    sizes: dict[str, Any] = {
+    packaged = row["target"].startswith(BUILTIN)
+    told: dict[str, Any] = {
         f"{role}_bytes": _size_on_disk(row[role]) for role in ("target", "draft") if f"{role}_bytes" not in row
     }
-    return NamedPair(**row, **sizes, packaged=row["target"].startswith(BUILTIN))
+    if packaged:
+        folders = [source_path(row[role]) for role in ("target", "draft")]
+        told["kv_bytes_per_position"] = _kv_bytes(*(folder for folder in folders if folder is not None))
+    return NamedPair(**row, **told, packaged=packaged)
 
 
 def _size_on_disk(source: str) -> int:
     folder = source_path(source)
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) if folder else 0
+
+
+def _kv_bytes(*folders: Path) -> int | None:
+    """Bytes in 16 bit of the keys and values of a position, of models together, by their configurations.
+
+    At most so many: every layer is taken for one of attention. None where a configuration does not say.
+    """
+    total = 0
+    for folder in folders:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = {**config, **(config.get("text_config") or {})}
+            heads = config["num_attention_heads"]
+            width = config.get("head_dim") or config["hidden_size"] // heads
+            total += 4 * int(config["num_hidden_layers"] * (config.get("num_key_value_heads") or heads) * width)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+            return None
+    return total
 
 
 def _cached_path(repository: str) -> Path | None:

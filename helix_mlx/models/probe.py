@@ -1,4 +1,4 @@
-"""Whether a model of mlx-lm can run over pages, and what its layers keep: found without, and with, a few tokens."""
+"""Checks whether an mlx-lm model can run on pages, and finds what its layers cache."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.cache import (
+    ArraysCache,
+    CacheList,
+    ChunkedKVCache,
+    KVCache,
+    RotatingKVCache,
+    make_prompt_cache,
+)
 
 from helix_mlx.errors import ModelError
+from helix_mlx.models.families.registry import adapt
 from helix_mlx.models.third_party import one_line
 from helix_mlx.paging.block_table import BlockTable
 from helix_mlx.paging.page_pool import TARGET, LayerShape, PagePool
@@ -21,7 +29,7 @@ from helix_mlx.recurrent.registry import By
 _GROUPED_MASKS = frozenset({"gemma2"})
 """Families that do their own attention with grouped query heads on an axis of their own."""
 _FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What a model raises in a pass that it cannot do."""
+"""The exceptions of a model that cannot do a pass."""
 
 _PROBED_ROWS = 16
 """Enough for the inputs that any short convolution keeps."""
@@ -52,26 +60,27 @@ def probe(model: Any, config: dict[str, Any]) -> Probed:
     for name, module in model.named_modules():
         if type(module).__name__ == "DynamicNTKScalingRoPE":  # by name: older mlx-lm has no such class
             raise ModelError(
-                f"{name} turns by the length of the text, which speculation cannot take back; name another model"
+                f"{name} depends on the length of the text, so drafts cannot be rolled back; choose another model"
             )
+    adapt(model)
     found = _Probes(kind)
     caches = [found.made(index, cache) for index, cache in enumerate(make_prompt_cache(model))]
     try:
         logits = model(mx.zeros((2, _PROBED_ROWS if found.states else 1), mx.int32), cache=caches)
     except _FAILURES as error:
-        raise ModelError(f"{_why_not(model, kind, error)}; name another model") from error
+        raise ModelError(f"{_why_not(model, kind, error)}; choose another model") from error
     shapes = []
     for probed in found.kvs:
         if probed.shape is None:
             raise ModelError(
-                f"layer {probed.index} of {kind} keeps no keys and values that Helix can page; name another model"
+                f"layer {probed.index} of {kind} has no keys and values that Helix can page; choose another model"
             )
         if probed.windows and probed.windows.isdisjoint({probed.window, None}):
             looks = " or ".join(map(str, probed.windows))
             raise ModelError(
-                f"layer {probed.index} of {kind} keeps {probed.window or 'all'} positions and looks at {looks}: one "
-                "pass of several tokens says otherwise than single steps, and drafts cannot be checked; "
-                "name another model"
+                f"layer {probed.index} of {kind} caches {probed.window or 'all'} positions but attends to {looks}: "
+                "one pass over several tokens would differ from single steps, so drafts cannot be verified; "
+                "choose another model"
             )
         shapes.append(replace(probed.shape, window=probed.window, mask_rank=_mask_rank(config)))
     known = install(model)
@@ -79,8 +88,8 @@ def probe(model: Any, config: dict[str, Any]) -> Probed:
     for index, state in found.states:
         if known is None or any(array is None or array.shape[:1] != (2,) for array in state.cache):
             raise ModelError(
-                f"layer {index} of {kind} keeps a recurrent state of a kind that Helix cannot roll back; "
-                "name another model"
+                f"layer {index} of {kind} has a recurrent state (ArraysCache) of a kind that Helix cannot roll back; "
+                "choose another model"
             )
         arrays: list[Any] = state.cache
         states.append(StateShape(tuple(a.shape[1:] for a in arrays), tuple(a.dtype for a in arrays), known is By.ROWS))
@@ -118,25 +127,25 @@ def _kind(config: dict[str, Any]) -> str:
 
 
 def _window(index: int, cache: object, kind: str) -> int | None:
-    if type(cache) is KVCache:
+    if type(cache) in (KVCache, ChunkedKVCache):  # which positions of the chunks a row sees, says the mask
         return None
     if type(cache) is RotatingKVCache and cache.keep == 0:
         return int(cache.max_size)
     raise ModelError(
-        f"layer {index} of {kind} keeps a cache of the kind {type(cache).__name__}: Helix cannot roll that back; "
-        "name another model"
+        f"layer {index} of {kind} uses a cache of type {type(cache).__name__}: Helix cannot roll it back; "
+        "choose another model"
     )
 
 
 def _why_not(model: Any, kind: str, error: Exception) -> str:
     """Why a ragged pass failed: by what it asks of a cache, by the raggedness, or for a reason of its own."""
     if isinstance(error, AttributeError) and isinstance(error.obj, _ProbeCache):
-        return f"{kind} reads {error.name} of its caches, which Helix's pages do not offer yet"
+        return f"{kind} reads {error.name} of its cache, which Helix does not support yet"
     try:
         model(mx.zeros((1, 1), mx.int32), cache=make_prompt_cache(model))
     except _FAILURES as alone:
         return f"{kind} cannot run on this device ({one_line(alone)})"
-    return f"{kind} does not take sequences of different lengths in one batch ({one_line(error)})"
+    return f"{kind} cannot run sequences of different lengths in one batch ({one_line(error)})"
 
 
 def _mask_rank(config: dict[str, Any]) -> int:
@@ -153,15 +162,43 @@ class _ProbeCache:
         self.offset = mx.array([3, 5], mx.int32)
         self.shape: LayerShape | None = None
         self.windows: set[int | None] = set()
+        self._held: tuple[mx.array, mx.array] | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         (_, key_heads, _, key_dim), (_, value_heads, _, value_dim) = keys.shape, values.shape
-        self.shape = LayerShape(key_heads, key_dim, value_heads, value_dim, keys.dtype)
+        shape = LayerShape(key_heads, key_dim, value_heads, value_dim, keys.dtype)
+        self.shape = shape if value_dim else _keys_only(shape)
+        self._held = keys, values
         return keys, values
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        assert self._held is not None, "nothing is stored yet"
+        return self._held
+
+    @property
+    def keys(self) -> mx.array:
+        return self.keys_and_values()[0]
+
+    @keys.setter
+    def keys(self, _: mx.array) -> None: ...
+
+    @property
+    def values(self) -> mx.array:
+        return self.keys_and_values()[1]
+
+    @values.setter
+    def values(self, _: mx.array) -> None:
+        """They are nothing that the model reads: DeepSeek's index stores its keys twice, and has only these."""
+        assert self.shape is not None, "nothing is stored yet"
+        self.shape = _keys_only(self.shape)
 
     def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> mx.array | None:  # noqa: N803
         self.windows.add(window_size)
         return mx.ones((2, 1, N, N), mx.bool_) if return_array else None
+
+
+def _keys_only(shape: LayerShape) -> LayerShape:
+    return replace(shape, value_heads=shape.key_heads, value_dim=1, keys_only=True)
 
 
 def check_rows(model: Any, probed: Probed, config: dict[str, Any]) -> None:
@@ -189,12 +226,12 @@ def check_rows(model: Any, probed: Probed, config: dict[str, Any]) -> None:
         where = "over Helix's pages"
         apart = _distance(_paged_logits(model, probed, text), plain)
     except _FAILURES as error:
-        raise ModelError(f"{kind} cannot run {where} ({one_line(error)}); name another model") from error
+        raise ModelError(f"{kind} cannot run {where} ({one_line(error)}); choose another model") from error
     if not apart <= _TOLERANCE.get(plain.dtype, _HALF_TOLERANCE):  # NaN is not, either
         kept = ", ".join(f"{n} {name}" for name, n in Counter(type(each).__name__ for each in caches).items())
         raise ModelError(
-            f"{kind} says otherwise in one pass of several tokens than in single steps (logits are {apart:.2g} of "
-            f"their deviation apart; layers keep {kept}), and drafts cannot be checked; name another model"
+            f"{kind} gives other logits in one pass over several tokens than in single steps (by {apart:.2g} of "
+            f"their standard deviation; caches: {kept}), so drafts cannot be verified; choose another model"
         )
 
 

@@ -1,4 +1,4 @@
-"""The border to the code of others: what it raises over a user's files is one line, what it only notes is silent."""
+"""The boundary to third-party code: its exceptions over a user's files become one line, its warnings are silenced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHATTY = ("transformers", "huggingface_hub")
 
 @contextmanager
 def guarded(what: str, advice: str, kind: type[HelixError] = ModelError) -> Iterator[None]:
-    """Whatever the body raises becomes a HelixError; one that is one already passes.
+    """Turn whatever the body raises into a HelixError; a HelixError passes unchanged.
 
     For the places, and only those, where others' code reads a user's files or settings: model classes of mlx-lm,
     tokenizers of transformers, chat templates, the hub's client. Which exceptions they raise over a wrong value is
@@ -55,7 +55,7 @@ def one_line(error: BaseException) -> str:
 
 
 def hush() -> None:
-    """Keep the libraries' warnings off the screen: nobody can act on them, and what matters is raised.
+    """Silence the libraries' warnings: users cannot act on them, and real problems are raised.
 
     A level that someone has set, in Python or in the environment, stays. Called before a library is used: importing
     one sets its level.
@@ -64,4 +64,4 @@ def hush() -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.WARNING:
             logger.setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module=name, append=True)  # behind whatever anyone has asked for
+        warnings.filterwarnings("ignore", module=name, append=True)  # unless the user has set a level

@@ -1,1 +1,1 @@
-"""Floor 2: pages that are written once, the tails that grow, and the tables that tie them to sequences."""
+"""Floor 2: write-once pages, growing tails, and the block tables that map sequences to pages."""

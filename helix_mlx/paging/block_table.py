@@ -11,7 +11,7 @@ from helix_mlx.paging.page_allocator import PageAllocator
 class BlockTable:
     """The pages of one sequence, in the order of its positions. Target and draft share it.
 
-    `digests` are the prefix cache's keys of its first pages, as far as that knows them.
+    `digests` are the prefix cache's keys of its first pages, as far as they are in the cache.
 
     Args:
         allocator: where the pages come from and go back to.
@@ -23,7 +23,7 @@ class BlockTable:
         self.digests: list[bytes] = []
 
     def grow(self, count: int) -> None:
-        """Hold at least `count` pages.
+        """Grow to at least `count` pages.
 
         Raises:
             MemoryBudgetError: not enough pages are free; those already taken stay held.
@@ -32,7 +32,7 @@ class BlockTable:
             self.pages.append(self._allocator.allocate(self.pages[-1] if self.pages else None))
 
     def adopt(self, pages: Sequence[int], digests: Sequence[bytes] = ()) -> None:
-        """Begin with pages that are held by others, or kept by the prefix cache."""
+        """Start with pages that other sequences hold or the prefix cache keeps."""
         assert not self.pages
         for page in pages:
             self._allocator.retain(page)
@@ -40,18 +40,18 @@ class BlockTable:
         self.digests = list(digests)
 
     def fork(self) -> BlockTable:
-        """A table of the same pages, which both hold from here on."""
+        """A second table of the same pages, which both now share."""
         forked = BlockTable(self._allocator)
         forked.adopt(self.pages, self.digests)
         return forked
 
     def truncate(self, count: int) -> None:
-        """Give back every page after the first `count`."""
+        """Release every page after the first `count`."""
         assert count >= 0
         gone, self.pages = self.pages[count:], self.pages[:count]
         del self.digests[count:]
         self._allocator.release(gone)
 
     def is_run(self, count: int) -> bool:
-        """Whether the first `count` pages lie side by side, so that they read as one slice."""
+        """Whether the first `count` pages are contiguous, so that they can be read as one slice."""
         return all(b == a + 1 for a, b in pairwise(self.pages[:count]))

@@ -1,4 +1,4 @@
-"""Which pages are free, and how many sequences hold each: bookkeeping alone, no arrays."""
+"""Which pages are free, and how many sequences hold each: pure bookkeeping, no arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from helix_mlx.errors import MemoryBudgetError
 
 ZERO_PAGE = 0
-"""Never given out and always zero: block tables are padded with it, so no sequence reads another's memory."""
+"""Never allocated and always zero: block tables are padded with it, so no sequence reads another's memory."""
 
 
 class PageAllocator:
@@ -37,21 +37,21 @@ class PageAllocator:
 
     @property
     def pages_used(self) -> int:
-        """Pages that somebody holds."""
+        """Pages held by at least one sequence."""
         return len(self._ref_counts)
 
     @property
     def pages_free(self) -> int:
-        """Pages that can be had: nobody holds them, though some may be cached."""
+        """Pages that can be allocated: unheld, though some may be cached."""
         return self.pages_total - len(self._ref_counts)
 
     @property
     def pages_cached(self) -> int:
-        """Pages that nobody holds, with something in them that may be wanted again."""
+        """Unheld pages whose contents may be reused."""
         return len(self._cached)
 
     def grow(self, pages: int) -> None:
-        """So many more pages, behind the last one; those that are there keep their numbers."""
+        """Add pages after the last one; existing pages keep their numbers."""
         assert pages >= 1
         first, last = self.pages_total + 1, self.pages_total + pages
         self.pages_total = last
@@ -60,11 +60,11 @@ class PageAllocator:
         self._free[first], self._free_ending[last] = last - first + 1, first
 
     def ref_count(self, page: int) -> int:
-        """How many hold `page`; 0 where it is free."""
+        """How many sequences hold `page`; 0 if it is free."""
         return self._ref_counts.get(page, 0)
 
     def allocate(self, after: int | None = None) -> int:
-        """One page: the next one after the held page `after` where that is free, else the start of a new run.
+        """Allocate a page: the one after the held page `after` if it is free, else the start of a new run.
 
         Raises:
             MemoryBudgetError: no page is free.
@@ -78,25 +78,25 @@ class PageAllocator:
         return page
 
     def retain(self, page: int) -> None:
-        """One more holder of a held or cached page."""
+        """Add a holder to a held or cached page."""
         assert page in self._ref_counts or page in self._cached, f"page {page} is free"
         self._ref_counts[page] = self.ref_count(page) + 1
         self._cached.pop(page, None)
 
     def pin_cached(self, page: int) -> None:
-        """Cache a held page when its last holder lets go."""
+        """Mark a held page to be cached when its last holder releases it."""
         assert page in self._ref_counts, f"page {page} is held by nobody"
         self._kept.add(page)
 
     def uncache(self, page: int) -> None:
-        """Nobody wants what is in a page any more, but for its holders."""
+        """Do not cache a page any more; current holders keep it."""
         self._kept.discard(page)
         if page in self._cached:
             self._give(page)
             del self._cached[page]
 
     def release(self, pages: Sequence[int]) -> None:
-        """One holder fewer of each page; those without holders are cached or free.
+        """Remove a holder from each page; pages without holders become cached or free.
 
         The last page comes first: of a sequence's cached pages the deepest are taken first, since a page is of no
         use without those before it.
@@ -113,7 +113,7 @@ class PageAllocator:
                     self._give(page)
 
     def _evict(self) -> None:
-        """Free the cached page that was released first.
+        """Evict the least recently released cached page.
 
         Raises:
             MemoryBudgetError: there is none.
@@ -128,12 +128,12 @@ class PageAllocator:
         self.uncache(page)
 
     def _start_of_new_run(self) -> int:
-        """The first page of memory if it is free, else the middle of the widest gap: both neighbours can grow."""
+        """The first page if it is free, else the middle of the widest gap, so that both neighbours can grow."""
         first, count = max(self._free.items(), key=lambda run: (run[1], -run[0]))
         return first if first == 1 else first + count // 2
 
     def _take(self, page: int) -> None:
-        # What is left of the run goes in before the run goes out: an interrupt in between loses no free page.
+        # Add the rest of the run before removing the run, so that an interrupt in between loses no free page.
         first = page if page in self._free else self._run_around(page)
         last = first + self._free[first] - 1
         if page < last:

@@ -1,4 +1,4 @@
-"""The KV memory of a pair: an array a layer, cut into pages, for every layer of the target and of the draft."""
+"""The KV memory of a pair: one paged array per layer of the target and of the draft."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ TARGET, DRAFT = 0, 1
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What one layer keeps for one position.
+    """The shape of what one layer stores per position.
 
     `window` is the number of positions a row of this layer sees at most; None is all of them. `mask_rank` is
     the rank of the masks its attention takes: 5 where the model groups its query heads on an axis of their own.
+    Of `keys_only` the values are never read; they have one dimension, as MLX ends the process where some scatter none.
     """
 
     key_heads: int
@@ -30,6 +31,7 @@ class LayerShape:
     dtype: mx.Dtype
     window: int | None = None
     mask_rank: int = 4
+    keys_only: bool = False
 
     @property
     def bytes_per_position(self) -> int:
@@ -85,16 +87,16 @@ class PagePool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated, the page of zeros included."""
+        """Bytes allocated, including the page of zeros."""
         return (self.allocator.pages_total + 1) * self.bytes_per_page(self.layers, self.page_size)
 
     @property
     def nbytes_most(self) -> int:
-        """Bytes that it may grow to, the page of zeros included."""
+        """Maximum bytes, including the page of zeros."""
         return (self.pages_most + 1) * self.bytes_per_page(self.layers, self.page_size)
 
     def grow(self, pages: int) -> None:
-        """Hold so many pages more; the caller sees to it that nothing in flight reads or writes the pool.
+        """Add pages. The caller ensures that nothing in flight reads or writes the pool.
 
         Block tables stay valid, since no page changes its number. One array is copied after the other, so that
         besides the new pages only one layer's keys or values are held twice at any moment.
@@ -104,15 +106,15 @@ class PagePool:
             for layer in range(len(arrays)):
                 arrays[layer] = mx.pad(arrays[layer], [(0, pages), (0, 0), (0, 0), (0, 0)])
                 mx.eval(arrays[layer])
-                mx.clear_cache()  # else the smaller array that is not wanted any more stays with MLX
+                mx.clear_cache()  # or MLX keeps the old, smaller array in its cache
         self.allocator.grow(pages)
 
     def write(
         self, model: int, pages: Sequence[int], layer_keys: Sequence[mx.array], layer_values: Sequence[mx.array]
     ) -> None:
-        """Write whole pages of one model, lazily; the caller sees to it that nothing in flight reads the pool.
+        """Write whole pages of one model, lazily. The caller ensures that nothing in flight reads the pool.
 
-        What the draft has written already is not written again.
+        Pages that the draft has already written are skipped.
 
         Args:
             model: TARGET or DRAFT.
@@ -121,7 +123,7 @@ class PagePool:
         """
         assert all(self.allocator.ref_count(page) for page in pages)
         if model == DRAFT:
-            # Sequences that share a page each read it with their draft, and the first of them writes it.
+            # Each sequence that shares a page computes it with the draft; only the first writes it.
             fresh = [i for i, page in enumerate(pages) if page not in self.allocator.drafted and page not in pages[:i]]
             self.allocator.drafted.update(pages)
             if not fresh:

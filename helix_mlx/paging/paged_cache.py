@@ -1,4 +1,4 @@
-"""mlx-lm's cache protocol over pages and tail: what a model sees of the paged store."""
+"""The paged store behind mlx-lm's cache protocol, as models see it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PagedKV:
         self.tail = tail
         self.committed = list(committed)
         self.states = states
-        self._address: PageLayout | None = None
+        self._layout: PageLayout | None = None
         self._gather_rows: dict[int, GatherRows] = {}
 
     @classmethod
@@ -75,7 +75,7 @@ class PagedKV:
 
     @classmethod
     def concatenate(cls, parts: Sequence[PagedKV]) -> PagedKV:
-        """The sequences of several, in one batch."""
+        """Several batches joined into one."""
         first = parts[0]
         tables = [table for part in parts for table in part.tables]
         committed = [count for part in parts for count in part.committed]
@@ -85,7 +85,7 @@ class PagedKV:
         return cls(first.pool, first.model, tables, tail, committed, joined)
 
     def take(self, rows: Sequence[int]) -> PagedKV:
-        """The sequences named by `rows`, in that order."""
+        """The sequences with the indices `rows`, in that order."""
         if list(rows) == list(range(len(self.tables))):
             return self
         tables = [self.tables[b] for b in rows]
@@ -93,7 +93,7 @@ class PagedKV:
         return PagedKV(self.pool, self.model, tables, self.tail.take(rows), [self.committed[b] for b in rows], states)
 
     def has_full_page(self, lengths: Sequence[int]) -> bool:
-        """Whether some sequence has a page's worth of verified positions in its tail."""
+        """Whether any sequence has enough verified positions in its tail to fill a page."""
         size = self.pool.page_size
         return any(n - done >= size for n, done in zip(lengths, self.committed, strict=True))
 
@@ -118,14 +118,14 @@ class PagedKV:
         return PagedKV(self.pool, self.model, [table], self.tail.fork(), self.committed, states)
 
     def found(self, pages: int) -> None:
-        """Take it that the first `pages` pages of the one sequence here hold its positions already.
+        """Mark the first `pages` pages of the single sequence as already filled.
 
-        The tail holds nothing behind them yet: it is written from there on.
+        The tail starts empty after them.
         """
         assert len(self.tables) == 1
         assert len(self.tables[0].pages) >= pages >= self.committed[0] // self.pool.page_size
         self.committed = [pages * self.pool.page_size]
-        self.forget_address()
+        self.forget_layout()
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -151,19 +151,20 @@ class PagedKV:
         """
         view = PagedView(self, offset, limit, exact)
         states = [] if self.states is None else self.states.caches(record)
+        shapes = self.pool.layers[self.model]
 
         def made(slot: CacheSlot) -> Any:
             if isinstance(slot, KVSlot):
-                return PagedCache(view, slot.layer)
+                return (KeysCache if shapes[slot.layer].keys_only else PagedCache)(view, slot.layer)
             if isinstance(slot, StateSlot):
                 return states[slot.layer]
             return tuple(made(part) for part in slot.parts)
 
         return [made(slot) for slot in self.pool.layouts[self.model].slots]
 
-    def address(self) -> PageLayout:
-        """Where the sequences' pages are, as a forward pass wants it; kept until pages come or go."""
-        if self._address is None:
+    def layout(self) -> PageLayout:
+        """Where the sequences' pages are, for a forward pass; reused until pages are added or removed."""
+        if self._layout is None:
             size = self.pool.page_size
             counts = [done // size for done in self.committed]
             width = max(counts) - -self.tail.slots // size
@@ -174,31 +175,31 @@ class PagedKV:
             run = None
             if len(rows) == 1 and self.tables[0].is_run(counts[0]):
                 run = rows[0][0], counts[0]
-            self._address = PageLayout(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
-        return self._address
+            self._layout = PageLayout(mx.array(rows, mx.int32), mx.array(self.committed, mx.int32), run, width * size)
+        return self._layout
 
     def gather_rows(self, heads: int) -> GatherRows:
-        """Where a gather finds the positions of layers with so many heads; kept until pages come or go."""
+        """Gather indices for layers with this many heads; reused until pages are added or removed."""
         if heads not in self._gather_rows:
-            at, size = self.address(), self.pool.page_size
+            at, size = self.layout(), self.pool.page_size
             self._gather_rows[heads] = GatherRows.of(at.block_table, at.committed, self.tail.slots, size, heads)
         return self._gather_rows[heads]
 
     def resize_tail(self, slots: int) -> None:
         """Give the tail so many slots; what a pass knows of the room behind the pages is made anew."""
         self.tail = self.tail.resized(slots)
-        self.forget_address()
+        self.forget_layout()
 
-    def forget_address(self) -> None:
-        """Pages have come or gone."""
-        self._address = None
+    def forget_layout(self) -> None:
+        """Pages were added or removed."""
+        self._layout = None
         self._gather_rows.clear()
 
 
 def commit(kvs: Sequence[PagedKV], lengths: Sequence[Sequence[int]]) -> int:
     """Move whole pages of verified positions from the tails to the pool, in place.
 
-    The device has to be idle: the caller has just waited for it. Otherwise MLX copies the pool instead.
+    The device must be idle (the caller has just waited for it), or MLX copies the pool.
 
     Args:
         kvs: the keys and values of one model, or of both.
@@ -219,7 +220,7 @@ def commit(kvs: Sequence[PagedKV], lengths: Sequence[Sequence[int]]) -> int:
         kv.pool.write(model, pages, *kv.tail.whole_pages(counts, size))
         kv.tail = kv.tail.shifted([count * size for count in counts])
         kv.committed = [done + count * size for done, count in zip(kv.committed, counts, strict=True)]
-        kv.forget_address()
+        kv.forget_layout()
         written += [kv.pool.keys[model], kv.pool.values[model], kv.tail.keys, kv.tail.values]
     if written:
         mx.async_eval(*written)
@@ -227,14 +228,14 @@ def commit(kvs: Sequence[PagedKV], lengths: Sequence[Sequence[int]]) -> int:
 
 
 class PagedView:
-    """What all layers of one forward pass share: where the batch lies and where its rows go."""
+    """What all layers of a forward pass share: where the batch is stored and where new rows go."""
 
     def __init__(self, kv: PagedKV, offset: mx.array, limit: int, exact: bool) -> None:
         self.kv = kv
         self.offset = offset
         self.limit = limit
         self.exact = exact
-        self.address = kv.address()
+        self.layout = kv.layout()
         self.eager = on_cpu()
         self._places: dict[int, mx.array] = {}
         assert limit <= max(kv.committed) + kv.tail.slots, "the rows do not fit the tail"
@@ -244,23 +245,23 @@ class PagedView:
     def keys_held(self) -> int:
         """S, the positions that `fetch` returns."""
         # The table of a run, too, has room for its tail.
-        return min(self.limit, self.address.room)
+        return min(self.limit, self.layout.room)
 
     def places(self, rows: int) -> mx.array:
-        """Where `rows` rows a sequence go in the tail, made once a pass."""
+        """Where `rows` rows per sequence go in the tail; made once per pass."""
         if rows not in self._places:
-            self._places[rows] = self.kv.tail.places(self.offset - self.address.committed, rows)
+            self._places[rows] = self.kv.tail.places(self.offset - self.layout.committed, rows)
         return self._places[rows]
 
     def fetch(self, pages: mx.array, tail: mx.array) -> mx.array:
         """[B, heads, S, dim], position p at index p."""
-        address = self.address
-        if address.run is not None:
-            return gather_run(pages, address.run, tail, self.limit)
+        layout = self.layout
+        if layout.run is not None:
+            return gather_run(pages, layout.run, tail, self.limit)
         return gather(pages, self.kv.gather_rows(pages.shape[1]), tail, self.limit)
 
     def mask(self, rows: int, window: int | None) -> mx.array:
-        """[B, 1, rows, S] bool, made once a pass and window."""
+        """[B, 1, rows, S] bool, made once per pass and window."""
         key = (rows, window)
         if key not in self.masks:
             self.masks[key] = attention_mask(self.offset, rows, self.keys_held, window)
@@ -295,7 +296,7 @@ class PagedCache:
         view, layer = self._view, self._layer
         kv = view.kv
         if view.eager and layer:
-            # A CPU computes the layers before while the host builds those behind. A GPU would only get more, smaller
+            # A CPU can compute the first layers while the host builds the rest. A GPU would only get more, smaller
             # command buffers.
             mx.async_eval(keys, values)
         kv.tail.write(layer, view.places(keys.shape[2]), keys, values)
@@ -303,9 +304,35 @@ class PagedCache:
         tail = kv.tail.keys[layer], kv.tail.values[layer]
         library = kv.pool.direct[kv.model]
         if library is not None:
-            stored = Stored(pages, view.address.block_table, view.address.committed, tail, view.offset)
+            stored = Stored(pages, view.layout.block_table, view.layout.committed, tail, view.offset)
             return PagedKVRef(stored, library), PagedKVRef(stored, library)
         return view.fetch(pages[0], tail[0]), view.fetch(pages[1], tail[1])
+
+    def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """What `update_and_fetch` has returned, once more, for layers that share a cache: `[B, heads, S, dim]` each."""
+        return self.keys, self.values
+
+    @property
+    def keys(self) -> mx.array:
+        """The keys of all positions, [B, heads, S, dim].
+
+        Some models write them back, only to have them computed with something else. That is Helix's own affair, so what
+        is written is dropped.
+        """
+        kv = self._view.kv
+        return self._view.fetch(kv.pool.keys[kv.model][self._layer], kv.tail.keys[self._layer])
+
+    @keys.setter
+    def keys(self, _: mx.array) -> None: ...
+
+    @property
+    def values(self) -> mx.array:
+        """The values, as `keys`."""
+        kv = self._view.kv
+        return self._view.fetch(kv.pool.values[kv.model][self._layer], kv.tail.values[self._layer])
+
+    @values.setter
+    def values(self, _: mx.array) -> None: ...
 
     def make_mask(
         self,
@@ -321,3 +348,13 @@ class PagedCache:
             return None if N == 1 else "causal"
         mask = view.mask(N, window)
         return mask if self._shape.mask_rank == 4 else mx.expand_dims(mask, 1)
+
+
+class KeysCache(PagedCache):
+    """A layer of which the keys alone are read: its values are not stored."""
+
+    def update_and_fetch(
+        self, keys: mx.array, values: mx.array
+    ) -> tuple[mx.array, mx.array] | tuple[PagedKVRef, PagedKVRef]:
+        """As `PagedCache`, with other values, [B, heads, S, 1]."""
+        return super().update_and_fetch(keys, keys[..., :1])

@@ -1,4 +1,4 @@
-"""Which pages hold which tokens: whole pages stay known when nobody holds them, until their memory is wanted."""
+"""The prefix cache: full pages stay reusable after release, until their memory is needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Match:
 
 
 class PrefixCache:
-    """Finds pages by what is in them: the page's tokens, and those of all pages before it.
+    """Finds pages by their tokens and those of all pages before them.
 
     The key of a page is a digest of its parent's key and of its own tokens; the first page's parent is the identity
     of the models. Only pages that were committed are known, so no draft that was not verified can be among them.
@@ -57,13 +57,13 @@ class PrefixCache:
         self._recurrent = recurrent
         self._pages: dict[bytes, int] = {}
         self._digests: dict[int, bytes] = {}
-        allocator.on_evict = self._forget
+        allocator.on_evict = self._uncache
 
     def __len__(self) -> int:
         return len(self._pages)
 
     def match(self, tokens: Sequence[int]) -> Match:
-        """The longest chain of known pages that these tokens begin with. Nobody holds them for that yet."""
+        """The longest chain of cached pages that these tokens start with. They are not held yet."""
         found = Match([], [])
         digest = self._root
         if not self._pages:
@@ -81,7 +81,7 @@ class PrefixCache:
         return Match(found.pages[:known], found.digests[:known], len(found.pages))
 
     def add(self, table: BlockTable, tokens: Sequence[int], pages: int) -> None:
-        """Know the first pages of a block table.
+        """Add the first pages of a block table.
 
         Args:
             table: of a sequence with these tokens; it remembers what is known of it already.
@@ -95,22 +95,22 @@ class PrefixCache:
             parent = table.digests[-1] if table.digests else self._root
             digest = self._chained(parent, tokens[index * size : (index + 1) * size])
             table.digests.append(digest)
-            # Where two sequences have read the same, the page of the first stays the known one.
+            # If two sequences computed the same page, the first one stays in the cache.
             if digest not in self._pages:
                 page = table.pages[index]
                 self._pages[digest], self._digests[page] = page, digest
                 self._allocator.pin_cached(page)
 
     def clear(self) -> None:
-        """Know nothing any more."""
+        """Clear the cache."""
         for page in list(self._digests):
-            self._forget(page)
+            self._uncache(page)
             self._allocator.uncache(page)
 
     def _chained(self, parent: bytes, tokens: Sequence[int]) -> bytes:
         return blake2b(parent + struct.pack(f"<{len(tokens)}I", *tokens), digest_size=32).digest()
 
-    def _forget(self, page: int) -> None:
+    def _uncache(self, page: int) -> None:
         digest = self._digests.pop(page)
         del self._pages[digest]
         for model in (TARGET, DRAFT):

@@ -1,4 +1,4 @@
-"""The positions of running sequences that are in no page yet, for one model.
+"""The positions of running sequences that are not in a page yet, for one model.
 
 The tail is small, so MLX may copy it at each write: that is what keeps the pool from being copied.
 """
@@ -97,7 +97,7 @@ class Tail:
         return [cut(a) for a in self.keys], [cut(a) for a in self.values]
 
     def shifted(self, by: Sequence[int]) -> Tail:
-        """The same without the first `by[b]` slots of each sequence b; what follows has moved to the front."""
+        """Drop the first `by[b]` slots of each sequence b, moving the rest to the front."""
         slots = self.slots
         if len(by) == 1:
             order = None
@@ -112,7 +112,7 @@ class Tail:
         return Tail([moved(a) for a in self.keys], [moved(a) for a in self.values], self.batch, self.slots)
 
     def take(self, rows: Sequence[int]) -> Tail:
-        """The sequences named by `rows`, in that order."""
+        """The sequences with the indices `rows`, in that order."""
         index = mx.array(list(rows))
         return Tail([a[index] for a in self.keys], [a[index] for a in self.values], len(rows), self.slots)
 
@@ -121,7 +121,7 @@ class Tail:
         return Tail([a[:] for a in self.keys], [a[:] for a in self.values], self.batch, self.slots)
 
     def resized(self, slots: int) -> Tail:
-        """The same sequences with `slots` slots: cut off or filled with zeros behind."""
+        """The same sequences with `slots` slots: truncated or padded with zeros."""
 
         def fit(array: mx.array) -> mx.array:
             if array.shape[1] >= slots:

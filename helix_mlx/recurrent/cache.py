@@ -65,8 +65,7 @@ class StateRef:
         assert records is not None
         record = records.setdefault(self.index, WindowRecord(array, axis % array.ndim))
         assert isinstance(record, WindowRecord)
-        record.inputs.append(rows)
-        return mx.concatenate([array, rows], axis=axis)
+        return record.extended(array, rows)
 
     def scanned(self, scan: Scan, arguments: Arguments) -> tuple[mx.array, mx.array]:
         """The outputs and the state of a scan over the pass's rows."""

@@ -20,7 +20,7 @@ from mlx_lm.models.cache import ArraysCache
 from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.recurrent.cache import RecurrentCache, StateRef
 from helix_mlx.recurrent.records import ValueRecord
-from helix_mlx.recurrent.registry import LAYERS, By, Recurrence
+from helix_mlx.recurrent.registry import LAYERS, By, ConvolutionCall, Recurrence
 from helix_mlx.recurrent.scans import Scan
 
 _PLACE = "mlx_lm.models."
@@ -66,7 +66,9 @@ def _recording(kind: type, recurrence: Recurrence, library: CpuLibrary | None) -
         names: dict[str, Any] = {"mx": _Mx("mx")}
         for name, call in recurrence.scans.items():
             names[name] = _scanning(Scan(_global(kind, name), call, library))
-        body = _rebuilt(kind, names)
+        body = rebuilt(kind, names)
+        for method, convolution in recurrence.convolutions.items():
+            body[method] = _convolving(body[method], convolution)
     return type(kind.__name__, (kind,), {**body, "records_rows": True, "__module__": kind.__module__})
 
 
@@ -74,7 +76,7 @@ def _global(kind: type, name: str) -> Any:
     return kind.__call__.__globals__[name]
 
 
-def _rebuilt(kind: type, names: Mapping[str, Any]) -> dict[str, Any]:
+def rebuilt(kind: type, names: Mapping[str, Any]) -> dict[str, Any]:
     """The functions of a class, with other objects under some of the names that they find in their module."""
     body: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
@@ -82,12 +84,16 @@ def _rebuilt(kind: type, names: Mapping[str, Any]) -> dict[str, Any]:
             continue
         for name, value in vars(base).items():
             if isinstance(value, FunctionType):
-                changed = FunctionType(
-                    value.__code__, {**value.__globals__, **names}, name, value.__defaults__, value.__closure__
-                )
-                changed.__kwdefaults__ = value.__kwdefaults__
-                body[name] = changed
+                body[name] = renamed(value, names)
     return body
+
+
+def renamed(function: FunctionType, names: Mapping[str, Any]) -> FunctionType:
+    """A function with other objects under some of the names that it finds in its module."""
+    found = {**function.__globals__, **names}
+    made = FunctionType(function.__code__, found, function.__name__, function.__defaults__, function.__closure__)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
 
 
 class _Mx(ModuleType):
@@ -117,6 +123,22 @@ def _scanning(scan: Scan) -> Callable[..., tuple[mx.array, mx.array]]:
         return state.scanned(scan, bound) if isinstance(state, StateRef) else scan(bound, state)
 
     return scanned
+
+
+def _convolving(convolution: Callable[..., mx.array], call: ConvolutionCall) -> Callable[..., mx.array]:
+    """A layer's method that records its rows where it is given a `StateRef` for the inputs before them."""
+    signature = inspect.signature(convolution)
+
+    @functools.wraps(convolution)
+    def convolved(*args: Any, **kwargs: Any) -> mx.array:
+        bound = signature.bind(*args, **kwargs)
+        state = bound.arguments.get(call.state)
+        if isinstance(state, StateRef):
+            state.extended(bound.arguments[call.rows], call.axis)
+            bound.arguments[call.state] = state.array
+        return convolution(*bound.args, **bound.kwargs)
+
+    return convolved
 
 
 def _row_by_row(original: Callable[..., Any]) -> Callable[..., Any]:

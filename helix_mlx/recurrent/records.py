@@ -36,10 +36,19 @@ class WindowRecord:
     axis: int
     inputs: list[mx.array] = field(default_factory=list)
 
+    def extended(self, before: mx.array, rows: mx.array) -> mx.array:
+        """The inputs before a pass, and those of its rows, which are recorded."""
+        self.inputs.append(rows)
+        return mx.concatenate([before, rows], axis=self.axis)
+
     def advance(self, kept: mx.array) -> mx.array:
         """See `Record`."""
         held, axis = self.base.shape[self.axis], self.axis
         rows = mx.concatenate([self.base, *self.inputs], axis=axis)
+        if rows.shape[0] == 1:
+            size = list(rows.shape)
+            size[axis] = held
+            return mx.slice(rows, kept, (axis,), size)
         index = kept[:, None] + mx.arange(held)[None]
         shape = [1] * rows.ndim
         shape[0], shape[axis] = index.shape

@@ -20,11 +20,27 @@ class By(Enum):
 
 
 @dataclass(frozen=True)
+class ConvolutionCall:
+    """How a layer's own convolution is called: its parameters for the rows and for the inputs before them, and the
+    axis of the rows.
+    """
+
+    rows: str
+    state: str
+    axis: int
+
+
+@dataclass(frozen=True)
 class Recurrence:
-    """How a layer's state is taken back; `scans` are the scan functions that it calls, by their names."""
+    """How a layer's state is taken back.
+
+    `scans` are the scan functions that it calls, and `convolutions` its methods that convolve, both by their names;
+    a convolution that joins the inputs before to the rows by `mx.concatenate` needs no mention.
+    """
 
     by: By = By.INPUTS
     scans: Mapping[str, ScanCall] = field(default_factory=dict, hash=False)
+    convolutions: Mapping[str, ConvolutionCall] = field(default_factory=dict, hash=False)
 
 
 # mlx-lm's own pass of several rows has the bits of single steps here, masked rows included.
@@ -44,8 +60,11 @@ GATED_DELTA = Recurrence(scans={"gated_delta_update": _GATED_DELTA})
 MAMBA2 = Recurrence(scans={"ssm_update": _MAMBA2})
 LIGHTNING = Recurrence(scans={"recurrent_gla": _LIGHTNING})
 ROW_BY_ROW = Recurrence(By.ROWS)
+# Its state, of one row, is joined to all rows but the last, and to none where there is one.
+LAST_ROW = Recurrence(convolutions={"_custom_convolution": ConvolutionCall("u", "state", axis=2)})
 
 LAYERS: Mapping[tuple[str, str], Recurrence] = {
+    ("baichuan_m1", "Attention"): LAST_ROW,
     ("bailing_hybrid", "LinearAttention"): LIGHTNING,
     ("bailing_moe_linear", "LinearAttention"): LIGHTNING,
     ("bailing_moe_v3", "BailingKDA"): GATED_DELTA,

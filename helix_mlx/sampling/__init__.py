@@ -1,1 +1,1 @@
-"""Floor 1: from logits to probabilities, and from probabilities and keyed random numbers to tokens."""
+"""Floor 1: logits to probabilities, and probabilities plus keyed random numbers to tokens."""

@@ -1,15 +1,15 @@
-"""One token from probabilities and two uniform numbers, by inverting the distribution function."""
+"""Samples one token from probabilities and two uniform numbers, by inverting the cumulative distribution."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 
 _CHUNK = 128
-"""Ids summed at a time. In float32 a running sum over a whole vocabulary would lose what is below 1e-7."""
+"""Ids per chunk. A float32 running sum over a whole vocabulary would lose probabilities below 1e-7."""
 
 
 def draw(probs: mx.array, numbers: mx.array) -> mx.array:
-    """Draw a token a row: first a chunk of the vocabulary by its mass, then a token within it.
+    """Sample a token per row: first a chunk of the vocabulary by its total probability, then a token in it.
 
     A token of probability 0 is never drawn. It takes no random number and no logarithm an id, as the Gumbel
     trick would, which is most of the cost where the vocabulary is large.
@@ -36,5 +36,5 @@ def _invert(weights: mx.array, number: mx.array) -> mx.array:
     """The first place whose running sum exceeds number * total: weights [B, N] and number [B, 1] give [B] int32."""
     running = mx.cumsum(weights, axis=-1)
     reached = (running > number * running[:, -1:]).astype(mx.int8)
-    # A parallel sum need not be monotone to the last bit, so places of no weight are ruled out by name.
+    # A parallel sum may not be monotone in the last bit, so zero weights are excluded explicitly.
     return mx.argmax(mx.where(weights > 0, reached, -1), axis=-1).astype(mx.int32)

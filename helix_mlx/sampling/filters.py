@@ -76,7 +76,7 @@ def filtered_logits(logits: mx.array, filters: Filters) -> mx.array:
     if any(p.temperature != 1 for p in filters.params):
         logits = logits / filters.temperature[:, None, None]
     threshold = _threshold(logits, filters)
-    # Asked so, a logit that is NaN stays, and whoever draws sees it.
+    # Written this way, a NaN logit is kept, so that the sampler notices it.
     return logits if threshold is None else mx.where(logits < threshold, -mx.inf, logits)
 
 
@@ -90,7 +90,7 @@ def _threshold(logits: mx.array, filters: Filters) -> mx.array | None:
     if any(p and not k for p, k in zip(uses_top_p, uses_top_k, strict=True)):
         ranked = mx.sort(logits, axis=-1)
     elif any(uses_top_k):
-        # Sorting the few best costs next to nothing; sorting a vocabulary costs more than all the rest.
+        # Sorting only the best few is cheap; sorting the vocabulary would cost more than everything else.
         width = max(p.top_k for p, used in zip(filters.params, uses_top_k, strict=True) if used)
         ranked = mx.sort(mx.topk(logits, width, axis=-1), axis=-1)
     if ranked is not None and any(uses_top_k):

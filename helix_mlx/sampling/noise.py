@@ -1,4 +1,4 @@
-"""Random numbers that are a function of a key and of nothing else: not of the batch, K, or what was drawn before.
+"""Random numbers that depend only on a key: not on the batch, on K, or on earlier draws.
 
 A key is two 32-bit words: the folded seed, and a word made of a position, an index and a purpose. There are two
 kinds of words, and the difference matters:
@@ -25,7 +25,7 @@ _SMALLEST = 2.0**-33
 
 
 class Purpose(IntEnum):
-    """What a random number decides; one purpose never sees the numbers of another."""
+    """What a random number is used for; purposes never share numbers."""
 
     TARGET = 0
     """A token of the coupled rule; the draft and the target share it."""

@@ -1,4 +1,4 @@
-"""How many drafts of a sequence are kept: a running estimate by position, of one sequence and one drafter."""
+"""A running estimate of acceptance by draft position, for one sequence and one drafter."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Protocol
 from helix_mlx.request import MAX_DRAFT_TOKENS
 
 PRIOR = 0.7
-"""The share of drafts that is kept where nothing is known: a usual pair's. High, since drafts have to be tried."""
+"""Prior acceptance before anything is known: a typical pair's. High, so that drafts are tried at all."""
 PRIOR_WEIGHT = 6.0
-"""How many drafts the prior counts as."""
+"""The prior's weight, in drafts."""
 MEMORY = 0.97
-"""What is left of a cycle's weight after the next one: some 30 cycles count."""
+"""Decay of a cycle's weight per cycle: about 30 cycles count."""
 FADED = 0.3
-"""What is left of everything where drafts are tried again after a while without."""
+"""Decay of everything when drafting resumes after a pause."""
 
 
 class Acceptance:
-    """The chance that draft i is kept where all before it were, for i = 1..K.
+    """The chance that draft i is accepted given that all before it were, for i = 1..K.
 
-    What happened long ago counts less. Positions that were never reached count like the one before them.
+    Older cycles count less. Positions never reached are assumed equal to the one before.
 
     Args:
         prior: the chance before anything was seen, such as that of other sequences of the same pair.
@@ -30,7 +30,9 @@ class Acceptance:
         self.prior = prior
         self._kept = [0.0] * MAX_DRAFT_TOKENS
         self._seen = [0.0] * MAX_DRAFT_TOKENS
-        self._guess = [PRIOR_WEIGHT] * MAX_DRAFT_TOKENS  # what the guess counts as, less with every draft seen
+        self._guess = [
+            PRIOR_WEIGHT
+        ] * MAX_DRAFT_TOKENS  # the prior's remaining weight, which shrinks with every draft seen
         self._chances: list[float] | None = None
         self._tokens: list[float] | None = None
 
@@ -42,12 +44,12 @@ class Acceptance:
             reached = index < min(accepted + 1, drafted)
             self._kept[index] = self._kept[index] * MEMORY + (reached and index < accepted)
             self._seen[index] = self._seen[index] * MEMORY + reached
-            # What is not tried is forgotten, too, so that it is tried again.
+            # Untried positions decay as well, so that they are tried again.
             guess = self._guess[index] * MEMORY
             self._guess[index] = guess if reached else guess + PRIOR_WEIGHT * (1 - MEMORY)
 
     def discount(self) -> None:
-        """What was seen is of another time: it counts little against what comes now."""
+        """Discount old observations, so that new ones outweigh them."""
         self._chances = self._tokens = None
         for numbers in (self._kept, self._seen, self._guess):
             numbers[:] = [number * FADED for number in numbers]
@@ -62,14 +64,14 @@ class Acceptance:
         return self._chances
 
     def tokens(self) -> list[float]:
-        """The expected tokens of a cycle of K drafts, for K = 0..7: one of the target, and the drafts that are kept."""
+        """Expected tokens of a cycle with K drafts, for K = 0..7: the target's own, plus the accepted drafts."""
         if self._tokens is None:
             self._tokens = expected_tokens(self.chances())
         return self._tokens
 
 
 class Estimate(Protocol):
-    """What is expected of drafts: one sequence's estimate, or several together."""
+    """Expected acceptance: of one sequence, or of several together."""
 
     def chances(self) -> list[float]:
         """The chance of draft i = 1..7 where all before it were kept."""
@@ -80,12 +82,12 @@ class Estimate(Protocol):
         ...
 
     def discount(self) -> None:
-        """Forget most of what was seen."""
+        """Discount most of what was seen."""
         ...
 
 
 class BatchAcceptance:
-    """The mean over sequences that go through a cycle together.
+    """The mean over the sequences of a batch.
 
     Args:
         parts: each sequence's estimate and the most drafts that it has; None for one that has none.
@@ -101,7 +103,7 @@ class BatchAcceptance:
         return [sum(column) / len(able) for column in zip(*able, strict=True)]
 
     def tokens(self) -> list[float]:
-        """A sequence's mean: who has no more drafts gains nothing by more rows."""
+        """The mean per sequence; a sequence without further drafts gains nothing from more rows."""
         found = [1.0] * (MAX_DRAFT_TOKENS + 1)
         for part in self._parts:
             if part is None:

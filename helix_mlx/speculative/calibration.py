@@ -1,6 +1,6 @@
-"""What a cycle costs on this machine, measured once and kept on disk: the ladder of costs of one pair.
+"""What a cycle costs on this machine: the cost table of a pair, measured once and stored on disk.
 
-Plain Python and no MLX: who runs the cycles hands in their seconds.
+Plain Python without MLX: the caller runs the cycles and passes their times in.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pathlib import Path
 
 from helix_mlx.files import write_beside
 from helix_mlx.request import MAX_DRAFT_TOKENS
-from helix_mlx.speculative.cost_model import CostTable, Kind
+from helix_mlx.speculative.cost_model import CostTable, CycleKind
 
 FORMAT = 3
 """Of the files; a file of another one is measured anew, as one from when a cycle was another piece of work."""
 _LEAST_S, _MOST_S = 1e-7, 1e4
-"""What no part of a cycle stays below, and none reaches."""
+"""Sanity bounds for the time of any part of a cycle, in seconds."""
 _READ_SHARE = 1 / 32
-"""A token that is read together with many others, in steps of the draft, where that was not measured."""
+"""Assumed cost of a prefill token of the draft, in draft steps, if not measured."""
 
 
 @dataclass(frozen=True)
-class LadderKey:
-    """What a ladder belongs to; where anything differs, it is measured anew.
+class CostTableKey:
+    """The conditions that a cost table was measured under; any change means measuring again.
 
     Args:
         chip: the device's name.
@@ -52,8 +52,8 @@ class LadderKey:
         return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-class LadderStore:
-    """Ladders on disk, one file each. A folder that cannot be written is done without.
+class CostTableStore:
+    """Cost tables on disk, one file each. If the folder cannot be written, none are kept.
 
     Args:
         folder: made when it is first needed.
@@ -62,24 +62,24 @@ class LadderStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, key: LadderKey) -> CostTable | None:
-        """The ladder of a key; None where there is none, or a file of it that means nothing."""
+    def find(self, key: CostTableKey) -> CostTable | None:
+        """The cost table of a key; None if there is none or its file is invalid."""
         try:
             data = json.loads((self._folder / key.file_name).read_text(encoding="utf-8"))
             if data["format"] != FORMAT or data["key"] != asdict(key):
                 return None
-            ladder = data["ladder"]
-            costs = tuple(float(cost) for cost in ladder["target_s"])
-            drafts = [float(ladder[name]) for name in ("draft_s", "draft_read_s")]
+            cost_table = data["cost_table"]
+            costs = tuple(float(cost) for cost in cost_table["target_s"])
+            drafts = [float(cost_table[name]) for name in ("draft_s", "draft_read_s")]
             if len(costs) != MAX_DRAFT_TOKENS + 1 or not all(0 < cost < _MOST_S for cost in costs):
                 return None
             return CostTable(costs, *drafts) if all(0 <= cost < _MOST_S for cost in drafts) else None
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    def keep(self, key: LadderKey, ladder: CostTable) -> bool:
-        """Write a ladder beside and rename it; returns whether that could be done."""
-        data = {"format": FORMAT, "key": asdict(key), "ladder": asdict(ladder)}
+    def keep(self, key: CostTableKey, cost_table: CostTable) -> bool:
+        """Save a cost table atomically; returns whether it succeeded."""
+        data = {"format": FORMAT, "key": asdict(key), "cost_table": asdict(cost_table)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_beside(self._folder / key.file_name, json.dumps(data, indent=1).encode(), mode=0o600)
@@ -88,8 +88,8 @@ class LadderStore:
         return True
 
 
-def ladder_of(seconds: Mapping[Kind, Sequence[float]], reads: Sequence[tuple[int, float]]) -> CostTable | None:
-    """The ladder that measured cycles come to; None where those of K = 0 or of the largest K are missing.
+def cost_table_of(seconds: Mapping[CycleKind, Sequence[float]], reads: Sequence[tuple[int, float]]) -> CostTable | None:
+    """The cost table from measured cycles; None if K = 0 or the largest K is missing.
 
     Args:
         seconds: of cycles by their kind. Those without the model are passes of the target; draft lengths between them
@@ -105,7 +105,7 @@ def ladder_of(seconds: Mapping[Kind, Sequence[float]], reads: Sequence[tuple[int
         above = min(known for known, uses_model in medians if not uses_model and known >= count)
         share = (count - below) / (above - below) if above > below else 0.0
         cost = (1 - share) * medians[below, False] + share * medians[above, False]
-        # More rows are never cheaper: where they seem so, it is noise.
+        # More rows are never cheaper; if they seem so, it is noise.
         target_s.append(max(cost, *target_s) if target_s else cost)
     steps = [(cost - target_s[count]) / count for (count, uses_model), cost in medians.items() if uses_model]
     draft_s = max(_LEAST_S, statistics.median(steps)) if steps else 0.0

@@ -1,4 +1,4 @@
-"""The draft length that pays: plain Python, no MLX, and no clock of its own.
+"""Chooses the fastest draft length. Plain Python, without MLX and without a clock.
 
 A cycle of K drafts yields E(K) tokens (from the acceptance seen so far) and takes T(K) seconds (from the costs seen so
 far); the controller takes the K with the most tokens a second. K = 0 is a choice like any other. While parked there,
@@ -17,31 +17,31 @@ from helix_mlx.speculative.acceptance import Estimate
 NO_DRAFT = "none"
 """Instead of a drafter's name."""
 HYSTERESIS = 1.02
-"""Another choice has to promise so many times as many tokens a second."""
+"""Switch only for this gain in tokens per second."""
 PARKING = 1.01
 """AdaptiveDraftPolicy goes on down to this gain: what promises less is not worth the risk that it is none."""
 PROBE_SHARE = 0.01
-"""The share of the time without drafts that trying some again may cost."""
+"""Share of the time without drafts that exploratory drafts may cost."""
 CATCH_UP_SHARE = 0.01
-"""The share that reading what the draft missed meanwhile may cost besides."""
+"""Additional share for catching the draft model up."""
 WORTH_TRYING = 1.05
-"""What drafts would gain that were all kept, at least; otherwise none is tried."""
+"""Minimum gain if all drafts were accepted; below it none are tried."""
 MOST_TRIES = 4
 """Tries that follow each other where each was kept. By then it is known whether more of them would pay."""
 FRESH_TRIES = 1
 """Tries at the beginning of an answer, and more where one is kept, where drafts would not pay in those before it: this
 one may be another."""
 FRESH_SHARE = 0.02
-"""The share of an answer's time that reading the prompt for them may cost."""
+"""Share of an answer's time that the draft's prefill may cost."""
 HORIZON = 64
-"""Tokens over which it has to pay that a draft model reads what it missed."""
+"""Tokens within which catching the draft model up must pay off."""
 RISK = 2.0
 """What that counts as, in times of itself: about every second text that is read so turns out not to be worth it."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Who drafts in the next cycle, how many, and what that promises over plain decoding: 1 is as fast.
+    """The drafter and draft length of the next cycle, and the expected speedup over plain decoding.
 
     `kept` is the share of the drafts that is expected to be kept; `tries` tells a draft that is made to learn.
     """
@@ -54,7 +54,7 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        """Why, in a few words."""
+        """The reason, in a few words."""
         if self.tries:
             return "a try, whether drafts pay again"
         if not self.count:
@@ -63,7 +63,7 @@ class Choice:
 
 
 PLAIN = Choice(NO_DRAFT, 0, PARKING)
-"""No drafts: what others are measured by."""
+"""No drafts: the baseline for the others."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Candidate:
     Args:
         drafter: its name.
         acceptance: how many of its drafts are kept.
-        most: the most drafts it has to offer now.
+        most: the most drafts it can propose now.
         cycle_s: the cost of a cycle of K of its drafts.
         catch_up_s: what it costs before, since it has to read first what it missed.
     """
@@ -86,7 +86,7 @@ class Candidate:
 
 
 class DraftLengthController:
-    """Chooses for the sequences that go through the cycle together, cycle by cycle."""
+    """Chooses the draft length of a batch, cycle by cycle."""
 
     def __init__(self) -> None:
         self.last = Choice(NO_DRAFT, 0, 1.0)
@@ -97,44 +97,44 @@ class DraftLengthController:
         self._fresh = 0
 
     def begin(self) -> None:
-        """An answer has begun, of which nothing is known yet."""
+        """A new answer has started."""
         self._fresh, self._failed, self._in_a_row = FRESH_TRIES, 0, 0
 
     def note(self, drafted: int, accepted: int) -> None:
-        """What came of the last choice: where a try was kept, the next one follows at once."""
+        """Report the last choice's result; after an accepted try, the next follows at once."""
         if self._tried and drafted:
             self._failed = 0 if accepted else min(self._failed + 1, 2)
             self._in_a_row = (self._in_a_row + 1) % MOST_TRIES if accepted else 0
         self._tried = False
 
-    def choose(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
-        """The best of what is offered, for the next cycle, which is going to run so.
+    def choose(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
+        """Choose the best candidate for the next cycle, and commit to it.
 
         Args:
-            offers: the drafters that may be asked.
+            candidates: the drafters that may be asked.
             plain_s: the cost of a cycle without drafts.
             remaining: tokens that the answer may still have, at least 1.
         """
-        choice = self.weigh(offers, plain_s, remaining)
-        self.commit_choice(choice, offers, plain_s)
+        choice = self.weigh(candidates, plain_s, remaining)
+        self.commit_choice(choice, candidates, plain_s)
         return choice
 
-    def weigh(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
-        """What `choose` would choose; nothing is noted of it."""
+    def weigh(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice:
+        """What `choose` would return, without side effects."""
         best, best_worth = PLAIN, PARKING * (HYSTERESIS if not self.last.count else 1.0)
         limit = min(remaining - 1, MAX_DRAFT_TOKENS)
-        for offer in offers:
-            tokens = offer.acceptance.tokens()
-            spread = RISK * offer.catch_up_s / min(remaining, HORIZON)
-            for count in range(1, min(offer.most, limit) + 1):
-                gain = tokens[count] * plain_s / (offer.cycle_s(count) + spread * tokens[count])
-                same = count == self.last.count and offer.drafter == self.last.drafter
+        for candidate in candidates:
+            tokens = candidate.acceptance.tokens()
+            spread = RISK * candidate.catch_up_s / min(remaining, HORIZON)
+            for count in range(1, min(candidate.most, limit) + 1):
+                gain = tokens[count] * plain_s / (candidate.cycle_s(count) + spread * tokens[count])
+                same = count == self.last.count and candidate.drafter == self.last.drafter
                 worth = gain * HYSTERESIS if same else gain
                 if worth > best_worth:
-                    best, best_worth = Choice(offer.drafter, count, gain, (tokens[count] - 1) / count), worth
-        return best if best.count else self._probe(offers, plain_s, remaining) or best
+                    best, best_worth = Choice(candidate.drafter, count, gain, (tokens[count] - 1) / count), worth
+        return best if best.count else self._probe(candidates, plain_s, remaining) or best
 
-    def commit_choice(self, choice: Choice, offers: Sequence[Candidate], plain_s: float, cycles: int = 1) -> None:
+    def commit_choice(self, choice: Choice, candidates: Sequence[Candidate], plain_s: float, cycles: int = 1) -> None:
         """The next cycle runs by this choice; `cycles` counts it and those before that ran without asking."""
         self.last = choice
         self._tried = choice.tries
@@ -142,32 +142,36 @@ class DraftLengthController:
             self._fresh -= self._fresh > 0
             self._parked_s = 0.0
             if not self._in_a_row:
-                next(offer for offer in offers if offer.drafter == choice.drafter).acceptance.discount()
+                next(candidate for candidate in candidates if candidate.drafter == choice.drafter).acceptance.discount()
         elif choice.count:
             self._parked_s, self._failed, self._in_a_row = 0.0, 0, 0
         else:
             self._parked_s, self._in_a_row = self._parked_s + plain_s * cycles, 0
 
-    def _probe(self, offers: Sequence[Candidate], plain_s: float, remaining: int) -> Choice | None:
-        """One draft, where enough time has passed without any that the try costs little of it."""
-        able = [offer for offer in offers if remaining > 1 and could_pay(offer.most, plain_s, offer.cycle_s)]
+    def _probe(self, candidates: Sequence[Candidate], plain_s: float, remaining: int) -> Choice | None:
+        """A single exploratory draft, if enough time has passed that it costs little."""
+        able = [
+            candidate
+            for candidate in candidates
+            if remaining > 1 and could_pay(candidate.most, plain_s, candidate.cycle_s)
+        ]
         if not able:
             return None
-        offer = max(able, key=lambda offer: offer.acceptance.chances()[0]) if len(able) > 1 else able[0]
-        fresh = self._fresh and offer.catch_up_s <= FRESH_SHARE * remaining * plain_s
+        candidate = max(able, key=lambda candidate: candidate.acceptance.chances()[0]) if len(able) > 1 else able[0]
+        fresh = self._fresh and candidate.catch_up_s <= FRESH_SHARE * remaining * plain_s
         if not (self._in_a_row or fresh):
             parked_s = self._parked_s + plain_s
-            cost = max(0.0, offer.cycle_s(1) - plain_s)
+            cost = max(0.0, candidate.cycle_s(1) - plain_s)
             # What was missed grows with the time that has passed. It has a share of its own, and no failure adds to
             # it: otherwise the next try might never come.
-            missed_s = max(0.0, offer.catch_up_s - parked_s * CATCH_UP_SHARE)
+            missed_s = max(0.0, candidate.catch_up_s - parked_s * CATCH_UP_SHARE)
             if parked_s * PROBE_SHARE < cost * 2**self._failed + missed_s:
                 return None
-        return Choice(offer.drafter, 1, 1.0, offer.acceptance.chances()[0], tries=True)
+        return Choice(candidate.drafter, 1, 1.0, candidate.acceptance.chances()[0], tries=True)
 
 
 def could_pay(most: int, plain_s: float, cycle_s: Callable[[int], float]) -> bool:
-    """Whether drafts that are all kept would be worth their cost.
+    """Whether drafting would pay off if all drafts were accepted.
 
     Args:
         most: the largest K.

@@ -1,4 +1,4 @@
-"""The drafters that ask a model, one token at a time: a small one, or a head of the target."""
+"""The drafters that run a model, one token at a time: a small one, or a head of the target."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from helix_mlx.speculative.verification.types import Draft
 
 
 class DraftModel:
-    """Draws each draft from the draft model's filtered distribution. It reads tokens as the model itself does.
+    """Samples each draft from the draft model's filtered distribution.
 
-    A draft is enqueued as soon as it is built, and nobody waits for it.
+    Each draft is enqueued as soon as it is built, without waiting for it.
 
     The first pass reads the last two tokens: after a full acceptance the draft has not read the one before the
     last yet, and reading it again where it has costs next to nothing and keeps shapes fixed. Where it has missed a few
@@ -59,7 +59,7 @@ class DraftModel:
             tokens.append(token)
             if token_probs is not None:
                 probs.append(token_probs)
-            # The device begins here, while the host builds what follows: the next draft, or the target's pass.
+            # The device starts here, while the host builds the next draft or the target's pass.
             mx.async_eval(tokens[-1:], probs[-1:])
             rows, at, limit = token[:, None], context.positions + index, limit + 1
         return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1) if probs else None)

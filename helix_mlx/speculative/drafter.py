@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Needs(Enum):
-    """What a drafter works from."""
+    """What a drafter needs from the target."""
 
     TOKENS = "the tokens of the sequence, on the host"
     DRAFT_MODEL = "a draft model, with its keys and values in the pages"
@@ -29,21 +29,21 @@ class Needs(Enum):
 
 
 class TokenDrafter(Protocol):
-    """Proposes for one sequence; there is one object for each. It need not be right: a wrong draft only costs time."""
+    """Proposes tokens for one sequence; one object per sequence. Wrong drafts only cost time."""
 
     def propose(self, tokens: Sequence[int], count: int) -> list[int]:
-        """Up to `count` token ids that may follow `tokens`, the whole sequence so far; none where nothing is known.
+        """Up to `count` token ids likely to follow `tokens`, the whole sequence so far; empty if it has no guess.
 
-        It may be asked several times with the same tokens, and has to answer alike.
+        It may be called several times with the same tokens, and must then return the same.
         """
         ...
 
     def kind(self) -> str:
-        """What the last proposal was, where some are kept more often than others: a key of `DrafterSpec.priors`."""
+        """The kind of the last proposal, if kinds differ in acceptance: a key of `DrafterSpec.priors`."""
         ...
 
     def observe(self, proposed: int, accepted: int) -> None:
-        """Of the tokens proposed in the last cycle so many were kept."""
+        """Called with the number of drafts accepted in the last cycle."""
         ...
 
     def release(self) -> None:
@@ -52,10 +52,10 @@ class TokenDrafter(Protocol):
 
 
 class ModelDrafter(Protocol):
-    """Proposes for all sequences of a batch at once; it never sees the target's answer, and commits nothing."""
+    """Proposes tokens for a whole batch. It never sees the target's output and commits nothing."""
 
     def propose(self, context: DraftContext, count: int) -> Draft:
-        """`count` >= 1 tokens a sequence, with the probabilities they were drawn from; the host waits for none."""
+        """`count` >= 1 tokens per sequence, with the probabilities they were drawn from; does not wait."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""How far measurements are from what was expected, as a sum of causes, each with how well it is known.
+"""A Kalman filter that explains measured deviations by a sum of causes of known uncertainty.
 
 A Kalman filter (R. E. Kalman, 1960), told of one number at a time: what cannot be explained by a cause that is well
 known is put down to those that are not.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Hashable, Sequence
 
 FARTHEST = 2.5
-"""Standard deviations that a measurement may be off; what is farther off counts as if it were there."""
+"""Outlier limit in standard deviations; measurements beyond it are clipped to it."""
 
 
 class KalmanFilter:
@@ -28,7 +28,7 @@ class KalmanFilter:
         self._covariance: list[list[float]] = []
 
     def __contains__(self, cause: Hashable) -> bool:
-        """Whether there is such a cause."""
+        """Whether this cause is tracked."""
         return cause in self._at
 
     def add_variance(self, cause: Hashable, spread: float) -> None:
@@ -43,7 +43,7 @@ class KalmanFilter:
         self._covariance[at][at] += spread**2
 
     def expected(self, causes: Sequence[Hashable]) -> float:
-        """The sum of these; a cause that is not there adds nothing."""
+        """The sum of these causes; unknown ones add nothing."""
         return sum(self._means[self._at[cause]] for cause in causes if cause in self._at)
 
     def note(self, causes: Sequence[Hashable], measured: float) -> None:

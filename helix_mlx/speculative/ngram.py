@@ -1,6 +1,6 @@
-"""The drafter that looks a sequence's end up in the sequence itself: no model, no memory of pages, no pass.
+"""The n-gram drafter (prompt lookup): looks up the sequence's last tokens earlier in the sequence. No model.
 
-What followed the last time the same few tokens stood together is proposed again; the longest match goes first. It is
+It proposes what followed the last occurrence of the same tokens, preferring the longest match. It is
 worth most where an answer repeats its prompt, as in an edit. The proposal is made without chance, so its probabilities
 are one-hot, and every verification rule keeps the text exact.
 """
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SIZES = (5, 4, 3, 2)
-"""Tokens that have to match, the longest first."""
+"""Lengths of the n-grams to match, longest first."""
 
 
 LONG = 4
-"""So many make a long match, which is right far more often than a short one."""
+"""From this length on a match is "long", which is right far more often."""
 SHORT_MATCH, LONG_MATCH = "ngram", "ngram, long"
 """The kinds of a proposal."""
 
 
 class NgramLookup:
-    """Where each few tokens of one sequence stood last; kept up as the sequence grows, which it may only do.
+    """An index of the last occurrence of each n-gram of one sequence, which may only grow.
 
     `matched` is how many tokens matched the last time it was asked, 0 where none did.
     """
@@ -57,7 +57,7 @@ class NgramLookup:
         return LONG_MATCH if self.matched >= LONG else SHORT_MATCH
 
     def observe(self, proposed: int, accepted: int) -> None:
-        """Nothing is learnt from what was kept."""
+        """Does nothing: this drafter does not learn from acceptance."""
 
     def release(self) -> None:
         """Forget the sequence."""

@@ -1,4 +1,4 @@
-"""What a drafter's drafts usually come to: over all texts, and over those whose prompts begin alike.
+"""Typical acceptance of a drafter: over all texts, and over those whose prompts start the same way.
 
 Prompts that share a template, a system prompt or the turns before come from one program and one conversation, and
 drafts are kept about as often in all of them. A short answer has ended before its own cycles tell as much.
@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LENGTHS = (0, 1, 4, 16, 64, 256, 1024)
-"""Tokens of a prompt's prefix_keys. All prompts have the first one in common."""
+"""Tokens of the prefixes of a prompt that are told apart. All prompts have the first one in common."""
 WEIGHT = 6.0
-"""How many drafts count as much as what is known of a shorter beginning."""
+"""How many drafts count as much as what is known of a shorter prefix."""
 MEMORY = 0.995
-"""What is left of a draft's weight after the next one: some 200 count. One bad answer alone parks none that follow."""
+"""Decay of a draft's weight per draft: about 200 count, so that one bad answer does not stop drafting."""
 MOST_KEPT = 4096
-"""Beginnings that are remembered; those that were noted last."""
+"""Prefixes that are remembered; those that were noted last."""
 
 
 def prefix_keys(prompt: Sequence[int]) -> tuple[int, ...]:
-    """What stands for a prompt's prefix_keys of each of LENGTHS, as far as it is as long."""
+    """A key for each prefix of a prompt that has one of LENGTHS, as far as it is as long."""
     return tuple(hash(tuple(prompt[:length])) for length in LENGTHS if length <= len(prompt))
 
 
 class PrefixPrior:
-    """The share of first drafts that are kept, by prefix_keys: a long one's counts where enough of it was seen.
+    """The share of first drafts that are kept, by prefixes: a long one's counts where enough of it was seen.
 
     Args:
         prior: the share where nothing was seen.
@@ -34,21 +34,21 @@ class PrefixPrior:
         self._prior = prior
         self._seen: dict[int, tuple[float, float]] = {}
 
-    def chance(self, begun: Sequence[int]) -> float:
-        """The chance that the first draft of a cycle is kept, in an answer to a prompt with these `prefix_keys`."""
+    def chance(self, keys: Sequence[int]) -> float:
+        """The chance that the first draft of a cycle is kept, in an answer to a prompt with these prefix keys."""
         chance = self._prior
-        for beginning in begun:
-            if beginning not in self._seen:
+        for key in keys:
+            if key not in self._seen:
                 break
-            kept, drafted = self._seen[beginning]
+            kept, drafted = self._seen[key]
             chance = (kept + WEIGHT * chance) / (drafted + WEIGHT)
         return chance
 
-    def note(self, begun: Sequence[int], kept: bool) -> None:
-        """A first draft was kept, or was not."""
-        for beginning in begun:
+    def note(self, keys: Sequence[int], kept: bool) -> None:
+        """Record whether a first draft was accepted."""
+        for key in keys:
             # What was noted last stands last.
-            before, drafted = self._seen.pop(beginning, (0.0, 0.0))
-            self._seen[beginning] = before * MEMORY + kept, drafted * MEMORY + 1.0
+            before, drafted = self._seen.pop(key, (0.0, 0.0))
+            self._seen[key] = before * MEMORY + kept, drafted * MEMORY + 1.0
         while len(self._seen) > MOST_KEPT:
             del self._seen[next(iter(self._seen))]

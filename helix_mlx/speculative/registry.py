@@ -11,7 +11,7 @@ from helix_mlx.speculative.ngram import LONG_MATCH, SHORT_MATCH, NgramLookup
 
 MODEL, MTP, NGRAM = "model", "mtp", "ngram"
 AUTO, NONE = "auto", "none"
-"""Instead of a drafter's name: whichever pays, and nobody."""
+"""The special names: choose the fastest, and no drafts."""
 
 Drafters = Mapping[str, DrafterSpec]
 """Drafters by name, in the order in which they are preferred where a draft length is fixed."""
@@ -27,7 +27,7 @@ DRAFTERS: Drafters = {
 
 
 def names(drafters: Drafters = DRAFTERS) -> tuple[str, ...]:
-    """Every word that may be given for a drafter."""
+    """Every valid drafter name."""
     return (AUTO, *drafters, NONE)
 
 
@@ -38,12 +38,12 @@ def check_drafter(name: str, drafters: Drafters = DRAFTERS) -> str:
         SettingsError: there is no such drafter.
     """
     if name not in names(drafters):
-        raise SettingsError(f"drafter is {name}, but has to be one of {', '.join(names(drafters))}")
+        raise SettingsError(f"drafter is {name}, but must be one of {', '.join(names(drafters))}")
     return name
 
 
 def candidates(name: str, draft: Needs | None, drafters: Drafters = DRAFTERS) -> dict[str, DrafterSpec]:
-    """Those that a name stands for and that can be had, in the order of the registry.
+    """The available drafters that a name stands for, in registry order.
 
     Args:
         name: one of `names`.

@@ -21,10 +21,14 @@ from tests.census.sizes import (
 
 @dataclass(frozen=True)
 class Family:
-    """A tiny configuration, and a part of the line that refuses it; none where its text is mlx-lm's."""
+    """A tiny configuration, and a part of the line that refuses it; none where its text is mlx-lm's.
+
+    `draft_share` is how far the weights of its draft are from the target's, from 0, the target, to 1, any.
+    """
 
     config: dict[str, Any]
     refusal: str = ""
+    draft_share: float = 0.03
 
 
 def exact(**changes: Any) -> Family:
@@ -40,27 +44,27 @@ def inner(**changes: Any) -> dict[str, Any]:
     return {"text_config": {**SHARED, **changes}}
 
 
-RECURRENT = "keeps a cache of the kind ArraysCache: recurrent layers are not supported yet"
-SEVERAL = "keeps a cache of the kind CacheList: several caches in one layer are not supported yet"
-CHUNKS = "keeps a cache of the kind ChunkedKVCache: attention in chunks is not supported yet"
-OF_ITS_OWN = "keeps a cache of the kind LayerCache: Helix cannot roll that back yet"
-READ_AGAIN = "reads keys_and_values of its caches, which Helix's pages do not offer yet"
-ONE_LENGTH = "does not take sequences of different lengths in one batch"
+RECURRENT = "uses a cache of type ArraysCache: recurrent layers are not supported yet"
+SEVERAL = "uses a cache of type CacheList: several caches in one layer are not supported yet"
+CHUNKS = "uses a cache of type ChunkedKVCache: attention in chunks is not supported yet"
+OF_ITS_OWN = "uses a cache of type LayerCache: Helix cannot roll it back"
+READ_AGAIN = "reads keys_and_values of its cache, which Helix does not support yet"
+ONE_LENGTH = "cannot run sequences of different lengths in one batch"
 NEEDS_METAL = "cannot run on this device ([metal_kernel] No Metal back-end)"
-OTHER_WINDOW = "keeps 24 positions and looks at 25"
-SEES_AHEAD = "says otherwise in one pass of several tokens than in single steps"
+OTHER_WINDOW = "caches 24 positions but attends to 25"
+SEES_AHEAD = "gives other logits in one pass over several tokens than in single steps"
 NOT_INSTALLED = "ai2-olmo"
 
 FAMILIES: dict[str, Family] = {
     "Klear": exact(),
-    "afm7": refused(READ_AGAIN, hidden_dim=32, num_layers=2, num_kv_reuse_layers=1, num_heads=4, num_kv_heads=2),
+    "afm7": exact(hidden_dim=32, num_layers=2, num_kv_reuse_layers=1, num_heads=4, num_kv_heads=2),
     "afmoe": exact(),
     "apertus": exact(post_norm=True, qk_norm=True),
-    "baichuan_m1": refused(SEVERAL, sliding_window_layers=[0], conv_window=2),
-    "bailing_hybrid": refused(RECURRENT),
+    "baichuan_m1": exact(sliding_window_layers=[0], conv_window=2),
+    "bailing_hybrid": exact(),
     "bailing_moe": exact(),
-    "bailing_moe_linear": refused(RECURRENT),
-    "bailing_moe_v3": refused(RECURRENT, head_dim=32),
+    "bailing_moe_linear": exact(),
+    "bailing_moe_v3": exact(head_dim=32),
     "bitnet": refused(NEEDS_METAL),
     "cohere": exact(),
     "cohere2": exact(),
@@ -85,7 +89,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "deepseek_v3": exact(),
-    "deepseek_v32": refused(SEVERAL),
+    "deepseek_v32": exact(),
     "deepseek_v41": refused(
         OF_ITS_OWN,
         head_dim=32,
@@ -104,9 +108,8 @@ FAMILIES: dict[str, Family] = {
     "exaone": exact(num_layers=2),
     "exaone4": exact(sliding_window_pattern="LG"),
     "exaone_moe": exact(is_moe_layer=[False, True]),
-    "falcon_h1": refused(SEVERAL, **MAMBA),
-    "gear": refused(
-        RECURRENT,
+    "falcon_h1": exact(**MAMBA),
+    "gear": exact(
         num_hidden_layers=4,
         layer_types=["conv_mixer", "full_attention", "sliding_attention", "full_attention"],
     ),
@@ -114,8 +117,7 @@ FAMILIES: dict[str, Family] = {
     "gemma2": exact(),
     "gemma3": exact(**inner(model_type="gemma3_text")),
     "gemma3_text": exact(),
-    "gemma3n": refused(
-        READ_AGAIN,
+    "gemma3n": exact(
         **inner(
             model_type="gemma3n",
             num_kv_shared_layers=2,
@@ -139,15 +141,15 @@ FAMILIES: dict[str, Family] = {
     "glm4": exact(),
     "glm4_moe": exact(),
     "glm4_moe_lite": exact(num_key_value_heads=4),
-    "glm_moe_dsa": refused(SEVERAL, num_key_value_heads=4, rope_parameters={"rope_theta": 1e4, "rope_type": "default"}),
+    "glm_moe_dsa": exact(num_key_value_heads=4, rope_parameters={"rope_theta": 1e4, "rope_type": "default"}),
     "gpt2": exact(),
-    "gpt_bigcode": refused(ONE_LENGTH),
+    "gpt_bigcode": exact(),
     "gpt_neox": exact(rotary_emb_base=10000, rotary_pct=0.25, num_key_value_heads=4),
     "gpt_oss": exact(),
     "gptj": exact(),
     "granite": exact(),
     "granitemoe": exact(),
-    "granitemoehybrid": refused(RECURRENT, **MAMBA, layer_types=["mamba", "attention"]),
+    "granitemoehybrid": exact(**MAMBA, layer_types=["mamba", "attention"]),
     "helium": exact(),
     "hunyuan": exact(
         num_shared_expert=1,
@@ -161,21 +163,18 @@ FAMILIES: dict[str, Family] = {
     "internlm2": exact(),
     "internlm3": exact(),
     "iquestloopcoder": exact(loop_window_size=24),
-    "jamba": refused(
-        RECURRENT, **MAMBA, attn_layer_offset=1, attn_layer_period=2, expert_layer_offset=1, expert_layer_period=2
-    ),
+    "jamba": exact(**MAMBA, attn_layer_offset=1, attn_layer_period=2, expert_layer_offset=1, expert_layer_period=2),
     "kimi_k25": exact(**inner(model_type="deepseek_v3", num_key_value_heads=4)),
-    "kimi_k3": refused(RECURRENT, **inner(**KDA, activation_situ_beta=1.0, attn_res_block_size=2)),
-    "kimi_linear": refused(RECURRENT, **KDA, model_max_length=4096),
+    "kimi_k3": exact(**inner(**KDA, activation_situ_beta=1.0, attn_res_block_size=2)),
+    "kimi_linear": exact(**KDA, model_max_length=4096),
     "kimi_vl": exact(**inner(model_type="deepseek_v3", num_key_value_heads=4)),
     "laguna": exact(),
-    "lfm2": refused(RECURRENT, **LFM2),
-    "lfm2-vl": refused(RECURRENT, **inner(model_type="lfm2", **LFM2)),
-    "lfm2_moe": refused(RECURRENT, **LFM2),
+    "lfm2": exact(**LFM2),
+    "lfm2-vl": exact(**inner(model_type="lfm2", **LFM2)),
+    "lfm2_moe": exact(**LFM2),
     "lille-130m": exact(n_embd=128, n_kv_heads=2, block_size=128),  # its inner width is rounded to 256
     "llama": exact(),
-    "llama4": refused(
-        CHUNKS,
+    "llama4": exact(
         **inner(
             model_type="llama4_text",
             num_hidden_layers=4,
@@ -183,13 +182,14 @@ FAMILIES: dict[str, Family] = {
             interleave_moe_layer_step=2,
             intermediate_size_mlp=48,
             num_experts_per_tok=1,
+            floor_scale=8,
         ),
     ),
     "llama4_text": exact(intermediate_size_mlp=48, no_rope_layers=[1, 0]),
-    "longcat_flash": refused(SEVERAL, **LONGCAT),
-    "longcat_flash_ngram": refused(RECURRENT, **LONGCAT, ngram_vocab_size_ratio=2),
-    "mamba": refused(RECURRENT),
-    "mamba2": refused(RECURRENT, num_heads=4, n_groups=1, time_step_limit=[0.01, 10.0]),
+    "longcat_flash": exact(**LONGCAT),
+    "longcat_flash_ngram": exact(**LONGCAT, ngram_vocab_size_ratio=2),
+    "mamba": exact(),
+    "mamba2": exact(num_heads=4, n_groups=1, time_step_limit=[0.01, 10.0]),
     "mellum": exact(**ROPES),
     "mimo": exact(),
     "mimo_v2_flash": exact(
@@ -215,8 +215,7 @@ FAMILIES: dict[str, Family] = {
         },
     ),
     "minimax": exact(),
-    "minimax_m3_vl": refused(
-        SEVERAL,
+    "minimax_m3_vl": exact(
         **inner(
             dense_intermediate_size=48,
             index_block_size=8,
@@ -254,11 +253,11 @@ FAMILIES: dict[str, Family] = {
             {"attention": {"n_heads_in_group": 4}, "ffn": {"no_op": True}},
         ],
     ),
-    "nemotron_h": refused(RECURRENT, **MAMBA, num_hidden_layers=3, layer_types=None, hybrid_override_pattern="*M-"),
+    "nemotron_h": exact(**MAMBA, num_hidden_layers=3, layer_types=None, hybrid_override_pattern="*M-"),
     "olmo": refused(NOT_INSTALLED),
     "olmo2": exact(),
     "olmo3": exact(),
-    "olmo_hybrid": refused(RECURRENT, linear_allow_neg_eigval=True, layer_types=["linear_attention", "full_attention"]),
+    "olmo_hybrid": exact(linear_allow_neg_eigval=True, layer_types=["linear_attention", "full_attention"]),
     "olmoe": exact(),
     "openelm": exact(
         num_transformer_layers=2,
@@ -278,10 +277,9 @@ FAMILIES: dict[str, Family] = {
     "phixtral": exact(num_vocab=96, model_dim=32, num_heads=4, num_layers=2),
     "pixtral": exact(**inner(model_type="llama", **PLAIN)),
     "plamo": exact(n_shared_head=2),
-    "plamo2": refused(RECURRENT, hidden_size_per_head=8, attention_window_size=24, mamba_d_state=8, mamba_num_heads=4),
+    "plamo2": exact(hidden_size_per_head=8, attention_window_size=24, mamba_d_state=8, mamba_num_heads=4),
     "plamo3": refused(OTHER_WINDOW),
-    "prism_hadamard_qwen35": refused(
-        RECURRENT,
+    "prism_hadamard_qwen35": exact(
         **inner(model_type="qwen3_5_text", num_hidden_layers=4, hidden_size=128, num_experts=0),
         schema_version=1,
         tensor_namespace="mlx-lm-text",
@@ -293,21 +291,20 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": exact(),
     "qwen2_vl": exact(**inner(model_type="qwen2")),
     "qwen3": exact(),
-    "qwen3_5": refused(RECURRENT, **inner(model_type="qwen3_5_text", num_hidden_layers=4, num_experts=0)),
-    "qwen3_5_moe": refused(RECURRENT, **inner(model_type="qwen3_5_moe_text", num_hidden_layers=4)),
+    "qwen3_5": exact(**inner(model_type="qwen3_5_text", num_hidden_layers=4, num_experts=0)),
+    "qwen3_5_moe": exact(**inner(model_type="qwen3_5_moe_text", num_hidden_layers=4)),
     "qwen3_moe": exact(),
-    "qwen3_next": refused(RECURRENT, num_hidden_layers=4),
+    "qwen3_next": exact(num_hidden_layers=4),
     "qwen3_vl": exact(**inner(model_type="qwen3")),
     "qwen3_vl_moe": exact(**inner(model_type="qwen3_moe")),
-    "recurrent_gemma": refused(
-        RECURRENT,
+    "recurrent_gemma": exact(
         num_hidden_layers=4,
         conv1d_width=4,
         logits_soft_cap=30.0,
         attention_window_size=24,
         block_types=["recurrent", "recurrent", "attention"],
     ),
-    "rwkv7": refused(RECURRENT, a_low_rank_dim=8, v_low_rank_dim=8, gate_low_rank_dim=8, decay_low_rank_dim=8),
+    "rwkv7": exact(a_low_rank_dim=8, v_low_rank_dim=8, gate_low_rank_dim=8, decay_low_rank_dim=8),
     "seed_oss": exact(),
     "smollm3": exact(**PLAIN, no_rope_layers=[1, 0]),
     "solar_open": exact(),

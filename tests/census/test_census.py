@@ -7,6 +7,7 @@ import json
 import pkgutil
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import mlx_lm.models
 import pytest
@@ -18,9 +19,9 @@ from helix_mlx.kernels.device import on_cpu
 from helix_mlx.models.loader import LoadedModel, read_config
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.probe import check_rows
-from helix_mlx.request import SamplingParams
+from helix_mlx.request import SamplingParams, Stats
 from tests.census.families import FAMILIES, NEEDS_METAL
-from tests.support import built, byte_tokenizer, plain, prompt
+from tests.support import alike, as_loaded, byte_tokenizer, plain, prompt, untouched
 
 ROWS_ARE_OF = (0, 32)
 VERSION = metadata.version("mlx-lm")
@@ -29,17 +30,30 @@ pytestmark = pytest.mark.skipif(
     reason=f"mlx-lm {VERSION} is older than the rows, and answers otherwise or not at all for some families",
 )
 
-NEW = 14  # each text runs past the end of a page
-PROMPTS = [prompt(37, 5), prompt(9, 6), prompt(70, 7)]
+NEW = 8  # each text runs past the end of a page
+PROMPTS = [prompt(43, 5), prompt(12, 6), prompt(75, 7)]
 LIKELIEST, DRAWN = SamplingParams(max_tokens=NEW), SamplingParams(max_tokens=NEW, temperature=1.0, seed=11)
+COUNTS = (0, 1, 4, 7)
+EXACT_AT_LEAST = 120
 INSTALLED = {module.name for module in pkgutil.iter_modules(mlx_lm.models.__path__)}
 
 
-def tiny(family: str, seed: int) -> LoadedModel:
-    """A random model of a family, checked as a loaded one is."""
-    made = built({**FAMILIES[family].config, "model_type": family}, seed)
+def config(family: str) -> dict[str, Any]:
+    return {**FAMILIES[family].config, "model_type": family}
+
+
+def checked(model: Any, family: str) -> LoadedModel:
+    """A model in memory, checked as a loaded one is."""
+    made = as_loaded(model, config(family))
     check_rows(made.model, made.probed, made.config)
     return made
+
+
+def tiny_pair(family: str) -> Pair:
+    """A random target, and a draft of its family that foresees some of what it says."""
+    draft = untouched(config(family), 0)
+    alike(draft, untouched(config(family), 7), FAMILIES[family].draft_share)
+    return Pair(family, checked(untouched(config(family), 0), family), checked(draft, family), byte_tokenizer())
 
 
 def families(*, refused: bool) -> list[str]:
@@ -53,21 +67,32 @@ def need(family: str) -> None:
 
 @pytest.mark.parametrize("family", families(refused=False))
 def test_a_family_says_what_mlx_lm_says(family: str) -> None:
-    """Greedy and seeded, plainly and with drafts, alone and in one batch with shorter and longer ones."""
+    """Greedy and seeded, with and without drafts, alone and in a batch with shorter and longer ones.
+
+    The draft says what the target says for a while, so that cycles keep none, some and all of their drafts.
+    """
     need(family)
-    target = tiny(family, 0)
-    greedy = [plain(target.model, tokens, NEW) for tokens in PROMPTS]
-    pair = Pair(family, target, tiny(family, 7), byte_tokenizer())
-    with Engine(pair, EngineConfig(max_context=128, prefill_chunk=32, max_rows=48)) as engine:
+    plainly = untouched(config(family), 0)
+    greedy = [plain(plainly, tokens, NEW) for tokens in PROMPTS]
+    with Engine(tiny_pair(family), EngineConfig(max_context=128, prefill_chunk=32, max_rows=48)) as engine:
+        stats: list[Stats] = []
 
-        def texts(prompts: list[list[int]], params: list[SamplingParams], count: int) -> list[list[int]]:
-            return [each.tokens for each in engine.generate(prompts, params, draft_tokens=count)]
+        def texts(asked: list[tuple[int, int, SamplingParams]]) -> list[list[int]]:
+            """Of a batch of prompts, each with its own draft length."""
+            handles = [engine.submit(PROMPTS[at], params, draft_tokens=count) for at, count, params in asked]
+            done = [handle.result() for handle in handles]
+            stats.extend(each.stats for each in done)
+            return [each.tokens for each in done]
 
-        drawn = [texts([tokens], [DRAWN], 0)[0] for tokens in PROMPTS]
-        for count in (0, 4):
-            assert texts(PROMPTS * 2, [LIKELIEST] * 3 + [DRAWN] * 3, count) == greedy + drawn
-            assert texts(PROMPTS[:1], [LIKELIEST], count) == greedy[:1]
-        assert texts(PROMPTS[:1], [DRAWN], 4) == drawn[:1]
+        drawn = [texts([(at, 0, DRAWN)])[0] for at in range(3)]
+        said = {LIKELIEST: greedy, DRAWN: drawn}
+        for turn, count in enumerate(COUNTS):
+            for params in (LIKELIEST, DRAWN)[: 2 if count else 1]:
+                assert texts([(turn % 3, count, params)]) == [said[params][turn % 3]], f"alone, K = {count}"
+            # In four batches of three every draft length comes with both ways to choose.
+            asked = [(at, COUNTS[(turn + at) % 4], (LIKELIEST, DRAWN)[(turn // 2 + at) % 2]) for at in range(3)]
+            assert texts(asked) == [said[params][at] for at, _, params in asked], f"a batch of {asked}"
+    assert 0 < sum(each.accepted for each in stats) < sum(each.drafted for each in stats)
 
 
 @pytest.mark.parametrize("family", families(refused=True))
@@ -80,12 +105,16 @@ def test_a_family_is_refused_in_one_true_line(family: str, tmp_path: Path) -> No
     line = ""
     try:
         read_config(tmp_path, trust_remote_code=False)
-        tiny(family, 0)
+        checked(untouched(config(family), 0), family)
     except ModelError as error:
         line = str(error)
     assert row.refusal in line
     assert repr(family) in line
     assert "\n" not in line
+
+
+def test_nearly_every_family_is_exact() -> None:
+    assert len(families(refused=False)) >= EXACT_AT_LEAST
 
 
 def test_every_family_has_a_row() -> None:

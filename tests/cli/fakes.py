@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.memory import MemoryReport
 from helix_mlx.errors import PromptError
-from helix_mlx.request import Chunk, Completion, FinishReason, SamplingParams, Settings, Stats
+from helix_mlx.request import Chunk, Completion, FinishReason, SamplingParams, Settings, Stats, StreamSettings
 from helix_mlx.thinking import ThinkMarks
-from helix_mlx.types import Cancel, Message, Progress
+from helix_mlx.types import Cancel, Message
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,16 +38,16 @@ class FakeTalk:
         self,
         messages: Sequence[Message],
         params: SamplingParams | None = None,
-        *,
-        cancel: Cancel | None = None,
-        progress: Progress | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[StreamSettings],
     ) -> Iterator[Chunk]:
+        cancel, progress = settings.get("cancel"), settings.get("progress")
         self.asked.append((list(messages), params, settings.pop("draft_tokens", None)))
         self.template_settings.append({"thinking": settings.get("thinking"), **(settings.get("template_args") or {})})
         text = messages[-1]["content"]
         if text == "too long":
-            raise PromptError("the prompt has 9999 tokens and the context 4096; shorten it, or raise --max-context")
+            raise PromptError(
+                "the prompt has 9999 tokens but the context holds 4096; shorten it, or raise --max-context"
+            )
         if progress:
             progress(1, 1)
         if text.startswith("think"):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from helix_mlx.bench.output.options import NOT_MET
 from helix_mlx.bench.suite.parts import PARTS as RUNS
 from helix_mlx.cli.app import program
-from helix_mlx.cli.bench import MEASUREMENTS, NOT_MET, PARTS
+from helix_mlx.cli.bench import MEASUREMENTS, PARTS
 from helix_mlx.cli.console.interrupt import INTERRUPTED
 
 SMALL = ["bench", "latency", "--synthetic", "small/smaller", "--quick", "--max-tokens", "8", "--workload", "code"]
@@ -60,8 +61,24 @@ def test_the_suite_ends_in_three_lines(capsys: pytest.CaptureFixture[str], monke
     words = ["--synthetic", "small/smaller", "--quick", "--max-tokens", "8", "--workload", "code", "--arm", "helix K=2"]
     assert run("bench", *words) == 0
     lines = capsys.readouterr().out.splitlines()[-3:]
-    assert [line.split(":")[0] for line in lines] == ["Exact", "Speed", "Memory"]
+    assert [line.split(":")[0] for line in lines] == ["Exactness", "Speed", "Memory"]
     assert "mlx-lm" not in lines[1]  # it did not run
+
+
+@pytest.mark.parametrize("place", ["helix_mlx.bench.output.verdict.verdict", "helix_mlx.bench.suite.latency.show"])
+def test_a_receipt_outlives_whatever_goes_wrong_after_measuring(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("helix_mlx.cli.bench.PARTS", {"latency": RUNS["latency"]})
+    monkeypatch.setattr(place, broken)
+    file = tmp_path / "receipt.json"
+    with pytest.raises(ZeroDivisionError):
+        program.main(args=["bench", *SMALL[2:], "--arm", "helix K=2", "--out", str(file)], obj={})
+    assert len(json.loads(file.read_text())["latency"]) == 3
+    assert str(file) in capsys.readouterr().err
 
 
 def test_every_measurement_is_listed_and_starts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +103,7 @@ def test_two_receipts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture
     assert lines[3].split() == ["first", "second", "ratio"]
     assert len(lines) > 10
     assert all(line.split()[-1] in ("1.000", "-") for line in lines[4:])
-    for wrong, told in (("{}", "no receipt"), ("[", "cannot read"), (data_of(files[0], 7), "format 7")):
+    for wrong, told in (("{}", "not a receipt"), ("[", "cannot read"), (data_of(files[0], 7), "format 7")):
         files[1].write_text(wrong)
         assert run("bench", "compare", *map(str, files)) == 2
         err = capsys.readouterr().err
@@ -108,26 +125,36 @@ def test_ctrl_c_keeps_what_was_measured(
     data = json.loads(file.read_text())
     assert not data["complete"]
     assert data["latency"]
-    assert "Whole parts: none" in capsys.readouterr().err
+    assert "Completed: none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--pair", "tiny", "--synthetic", "small/smaller"], "exclude each other"),
-        (["memory", "--plot", "x.png"], "--plot draws speeds"),
-        (["throughput", "--arm", "helix K=2"], "--arm chooses"),
+        (["--pair", "tiny", "--synthetic", "small/smaller"], "cannot be used together"),
+        (["memory", "--plot", "x.png"], "--plot shows latency"),
+        (["throughput", "--arm", "helix K=2"], "--arm applies to latency only"),
         (["--synthetic", "small"], "TARGET/DRAFT"),
         (["--repeats", "0"], "not in the range"),
         (["everything"], "No such command"),
         (["memory", "--json", "x.json"], "--out FILE"),
         (["simulation", "--json", "x.json"], "--out FILE"),
         (["--json", "x.json"], "--out FILE"),
-        (["--quick", "--no-color", "memory"], "--quick, --no-color before memory does nothing"),
+        (["--quick", "--no-color", "memory"], "--quick, --no-color before memory has no effect"),
         (["memory", "--out", "nowhere/x.json"], "no folder nowhere"),
         (["latency", "--plot", "nowhere/x.png"], "no folder nowhere"),
         (["simulation", "--out", "nowhere/x.json"], "no folder nowhere"),
-        (["pool-size", "--pair", "tiny", "--target", "x"], "exclude each other"),
+        (["pool-size", "--pair", "tiny", "--target", "x"], "cannot be used together"),
+        (["pool-size", "--pages", "0"], "not in the range"),
+        (["attention", "--context", "8", "--rows", "8"], "less than --context, 8"),
+        (["attention", "--repeats", "0"], "not in the range"),
+        (["simulation", "--tokens", "0"], "not in the range"),
+        (["conversion", "--repeats", "0"], "not in the range"),
+        (["distillation", "--teach", "none"], "'auto', 'full', 'lora'"),
+        (["replay", "--write", "nowhere/x.json"], "no folder nowhere"),
+        (["replay", "--read", __file__], "name a recording"),
+        (["replay", "--cost-table", "abacus"], "m4-pro"),
+        (["replay", "--ladder", "m4-pro"], "--ladder is now called --cost-table"),
     ],
 )
 def test_a_mistake_is_told_in_a_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,7 +99,7 @@ def test_an_answer_comes_in_two_shades_with_a_status_line(start: Start) -> None:
     chat = start()
     chat.type("hello there\n")
     assert "You\x1b[36m said\x1b[0m hello\x1b[36m there\x1b[0m" in chat.expect("there\x1b[0m\r\n")
-    assert "50 tokens/s" in chat.expect("a target pass\x1b[0m")
+    assert "50 tokens/s" in chat.expect("tokens/pass\x1b[0m")
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(start: Start) -> None:
@@ -117,7 +117,7 @@ def test_ctrl_c_at_the_prompt_clears_the_line_and_says_how_to_leave(start: Start
     chat = start()
     chat.type("half a tho")
     chat.expect("half a tho")
-    chat.expect("Ctrl-D or /quit leaves.", pressing="\x03")
+    chat.expect("Press Ctrl-D or type /quit to quit.", pressing="\x03")
     chat.expect(">\x1b[0m ")
     chat.type("whole\n")
     chat.expect("You\x1b[36m said\x1b[0m whole")
@@ -144,7 +144,7 @@ def test_an_error_is_one_line_and_the_chat_goes_on(start: Start) -> None:
 def test_no_color_means_no_escape_code(start: Start, words: list[str], extra: dict[str, str]) -> None:
     chat = start(*words, **extra)
     chat.type("hello\n")
-    answer = chat.expect("a target pass")
+    answer = chat.expect("tokens/pass")
     assert "You said hello" in answer
     assert "\x1b[3" not in answer
     assert "\x1b[2m" not in answer
@@ -153,7 +153,7 @@ def test_no_color_means_no_escape_code(start: Start, words: list[str], extra: di
 def test_the_demonstration_pair_says_so_once(start: Start) -> None:
     chat = start("--no-color")
     chat.type("one\n")
-    chat.expect("a target pass")
+    chat.expect("tokens/pass")
     chat.type("/quit\n")
     _, rest = chat.end()
     assert "demonstration" not in rest
@@ -163,7 +163,7 @@ def test_lines_are_remembered_and_come_back(start: Start, tmp_path: Path) -> Non
     pytest.importorskip("readline")
     chat = start("--no-color")
     chat.type("remember me\n")
-    chat.expect("a target pass")
+    chat.expect("tokens/pass")
     chat.expect("> ")
     chat.type("\x04")
     chat.end()
@@ -194,7 +194,7 @@ def test_what_is_no_text_is_one_line() -> None:
     program = [sys.executable, "-m", "tests.cli.fake_chat"]
     ended = subprocess.run(program, input=b"caf\xe9\n", capture_output=True, cwd=ROOT)
     assert ended.returncode == 2
-    assert ended.stderr.decode().endswith("Error: this is not text in UTF-8; convert it first\n")
+    assert ended.stderr.decode().endswith("Error: the input is not valid UTF-8; convert it first\n")
 
 
 def test_the_built_in_pair_answers_through_a_pipe(run: Run) -> None:
@@ -215,7 +215,7 @@ def test_a_pipe_that_ends_within_a_message_is_one_line(engine: FakeEngine, run: 
     result = run("chat", text='one\n"""two\n')
     assert result.exit_code == 2
     assert result.stdout == "You said one\n"
-    assert result.stderr.endswith('Error: the input ends within a message; end it with """\n')
+    assert result.stderr.endswith('Error: the input ended inside a message; close the message with """\n')
 
 
 def test_lines_between_quotes_at_a_keyboard(start: Start) -> None:
@@ -227,7 +227,7 @@ def test_lines_between_quotes_at_a_keyboard(start: Start) -> None:
     chat.type('"""half\n')
     chat.expect("... ")
     chat.type("\x04")
-    chat.expect("Error: the input ends within a message")
+    chat.expect("Error: the input ended inside a message")
     chat.type("still there\n")
     chat.expect("You said still there")
 
@@ -293,7 +293,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_first(monkeypatch: pytest.Monk
         repl = Repl(*loaded.open(options), terminal, SamplingParams())
         repl.switch_model = partial(switch_model, repl, loaded)
         converse(repl, Script(terminal, "one\n/model second\ntwo\n/quit"))
-        assert "Error: second is broken; first goes on\n> two\nYou said two" in out.getvalue()
+        assert "Error: second is broken; still using first\n> two\nYou said two" in out.getvalue()
         assert loader.done == ["load first", "close first", "load second", "load first"]
         assert loader.alive == 0
         loader.broken.add("first")

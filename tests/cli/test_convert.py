@@ -36,7 +36,7 @@ def test_what_was_made_is_listed_checked_and_removed(run: Run, made: Path) -> No
     (row,) = [row for row in json.loads(run("pairs", "--json").stdout) if row["name"] == "mine"]
     assert row["converted"]
     assert row["on_disk"]
-    assert "are what was written" in run("pairs", "verify", "mine").stdout
+    assert "match their hashes" in run("pairs", "verify", "mine").stdout
     assert run("pairs", "remove", "mine").exit_code != 0  # nobody said yes
     assert made.is_dir()
     (made / "notes.txt").write_text("mine")
@@ -61,12 +61,12 @@ def test_a_pair_is_measured_and_keeps_the_figures(run: Run, made: Path, monkeypa
 def test_a_new_pair_is_measured_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("helix_mlx.bench.suite.acceptance.WORKLOADS", ("chat",))
     monkeypatch.setattr("helix_mlx.engine.engine.choose_kernels", lambda *_: NO_KERNELS)
-    monkeypatch.setattr("helix_mlx.engine.engine.cache_folder", lambda *_: tmp_path / "ladders")
+    monkeypatch.setattr("helix_mlx.engine.engine.cache_folder", lambda *_: tmp_path / "cost_tables")
     target, draft = write_checkpoint(tmp_path / "big"), write_checkpoint(tmp_path / "small", seed=7)
     words = ["--target", str(target), "--draft", str(draft), "--group-size", "32"]
     told = run("convert", *words, "--out", str(tmp_path / "told"))
     assert told.exit_code == 0, told.output
-    assert "The chance that a draft is kept" in told.stdout
+    assert "Chance that a draft is accepted" in told.stdout
     assert "temperature 0.7, model: " in told.stdout
     data = json.loads(run("convert", *words, "--out", str(tmp_path / "json"), "--json").stdout)
     assert data["acceptance"]["kept"]
@@ -82,7 +82,7 @@ def test_a_tampered_file_is_named_with_exit_code_2(run: Run, made: Path) -> None
     file.write_text(file.read_text().replace("llama", "LLAMA"))
     result = run("pairs", "verify", "mine")
     assert result.exit_code == 2
-    assert "draft/config.json is not what was written" in result.stderr
+    assert "draft/config.json is damaged: its hash differs" in result.stderr
     file.unlink()
     listed = run("pairs")
     assert listed.exit_code == 0

@@ -26,7 +26,7 @@ def test_settings_arrive_and_the_gain_is_told(run: Run, tmp_path: Path, monkeypa
         progress("the draft learns", 1, 2)
         return REPORT
 
-    monkeypatch.setattr("helix_mlx.convert.distill.job.distill", distill)
+    monkeypatch.setattr("helix_mlx.convert.distill.distillation.distill", distill)
     out = tmp_path / "new"
     words = [
         "--prompts",
@@ -47,7 +47,7 @@ def test_settings_arrive_and_the_gain_is_told(run: Run, tmp_path: Path, monkeypa
     (wanted,) = asked
     assert (wanted.pair, wanted.out, wanted.how, wanted.samples) == ("tiny", out, "lora", 2)
     assert (wanted.schedule.epochs, wanted.schedule.rate) == (3, 0.1)
-    assert "0.400 of the drafts kept before, 0.600 now; 1.90 and 2.60 tokens a cycle" in result.stdout
+    assert "acceptance 0.400 before, 0.600 now; tokens/cycle 1.90 before, 2.60 now" in result.stdout
     assert f"helix-mlx chat --pair {out}" in result.stdout
     assert "epoch 1: fine" in result.stderr
     data = json.loads(run("convert", "distill", "tiny", *words, "--json").stdout)
@@ -62,7 +62,7 @@ def test_the_new_pair_is_called_after_the_old_one(run: Run, tmp_path: Path, monk
         asked.append(wanted.out)
         return REPORT
 
-    monkeypatch.setattr("helix_mlx.convert.distill.job.distill", distill)
+    monkeypatch.setattr("helix_mlx.convert.distill.distillation.distill", distill)
     assert run("convert", "distill", "some/where/tiny", "--prompts", "p.txt").exit_code == 0
     assert asked[0] == tmp_path / ".helix" / "pairs" / "tiny-distilled"
 
@@ -96,8 +96,8 @@ def test_drafts_are_suggested_in_a_table_or_as_json(run: Run, monkeypatch: pytes
     monkeypatch.setattr("helix_mlx.convert.draft_search.suggest_drafts", lambda *_: found)
     result = run("convert", "--suggest-draft", "org/big")
     assert result.exit_code == 0, result.output
-    assert "org/small  700 MB  15%        identical   2.40            yes" in result.stdout
-    assert "org/other  300 MB  -          64% shared  -               no" in result.stdout
+    assert "org/small  700 MB  15%          identical   2.40          yes" in result.stdout
+    assert "org/other  300 MB  -            64% shared  -             no" in result.stdout
     assert "convert --target org/big --draft org/small --out NAME" in result.stdout
     rows = json.loads(run("convert", "--suggest-draft", "org/big", "--json").stdout)
     assert [row["draft"] for row in rows] == ["org/small", "org/other"]

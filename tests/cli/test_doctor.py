@@ -28,7 +28,7 @@ def test_it_tells_everything_and_checks_itself(run: Run) -> None:
 
 def test_for_people_it_is_a_line_a_thing(run: Run) -> None:
     lines = run("doctor").stdout.splitlines()
-    names = ["helix-mlx", "versions", "device", "memory", "working set", "CPU kernels", "pairs here", "check", "check"]
+    names = ["helix-mlx", "versions", "device", "memory", "working set", "CPU kernels", "local pairs", "check", "check"]
     assert [line[:12].strip() for line in lines] == names
 
 
@@ -45,4 +45,4 @@ def test_a_pair_that_does_not_load_is_a_failed_check(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("helix_mlx.engine.engine.load", load)
     kernels, checks = doctor.examine(terminal)
-    assert (kernels, checks) == ({}, [Check("the built-in pair loads", False, "the weights are gone")])
+    assert (kernels, checks) == ({}, [Check("built-in pair loads", False, "the weights are gone")])

@@ -55,9 +55,9 @@ def test_a_name_is_a_pair_or_else_a_model(home: Path, name: str, pair: str | Non
 
 def test_what_contradicts_itself_is_refused() -> None:
     for names, told in (
-        ({"pair": "tiny", "target": "x"}, "--pair and --target exclude each other"),
-        ({"model": "tiny", "pair": "tiny"}, "tiny and --pair exclude each other"),
-        ({"model": "tiny", "target": "x"}, "tiny and --target exclude each other"),
+        ({"pair": "tiny", "target": "x"}, "--pair and --target cannot be used together"),
+        ({"model": "tiny", "pair": "tiny"}, "tiny and --pair cannot be used together"),
+        ({"model": "tiny", "target": "x"}, "tiny and --target cannot be used together"),
     ):
         with pytest.raises(SettingsError, match=told):
             choice(**names)
@@ -78,7 +78,7 @@ def test_the_name_reaches_the_engine(engine: FakeEngine, run: Run) -> None:
     for words in (["-m", "tiny"], ["--model", "tiny"]):
         assert run("generate", "hello", *words).exit_code == 0
         assert engine.options["model"] == "tiny"
-    assert "exclude each other" in run("chat", "tiny", "-m", "mine").stderr
+    assert "cannot be used together" in run("chat", "tiny", "-m", "mine").stderr
 
 
 def test_it_is_a_module_to_run() -> None:

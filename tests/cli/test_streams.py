@@ -55,8 +55,8 @@ def test_a_mistake_that_nobody_can_be_told_is_one(streams: str) -> None:
     [
         (HELP, ">/dev/full", "Error: cannot write: No space left on device\n"),
         (HELP, "1</dev/null", "Error: cannot write: Bad file descriptor\n"),
-        ("-m helix_mlx generate", "0>/dev/null", "Error: standard input cannot be read: Bad file descriptor; "),
-        (CHAT, "0>/dev/null 2>&1 | tail -1 >&2", "Error: standard input cannot be read: Bad file descriptor; "),
+        ("-m helix_mlx generate", "0>/dev/null", "Error: cannot read standard input: Bad file descriptor; "),
+        (CHAT, "0>/dev/null 2>&1 | tail -1 >&2", "Error: cannot read standard input: Bad file descriptor; "),
     ],
 )
 def test_a_stream_that_cannot_be_used_is_told_in_one_line(program: str, streams: str, told: str) -> None:

@@ -89,12 +89,12 @@ def test_variables_reach_the_engine(engine: FakeEngine, run: Run, words: str, se
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--thinking maybe", "thinking is maybe, but has to be on, off or auto"),
-        ("--template-arg effort", "template-arg is 'effort', but has to be NAME=VALUE"),
-        ("--template-arg =high", "template-arg is '=high', but has to be NAME=VALUE"),
-        ("--raw --thinking off", "--raw leaves the chat template out"),
-        ("--raw --template-arg a=1", "--raw leaves the chat template out"),
-        ("--stop-token=", "stop-token is ('',), but has to be one token"),
+        ("--thinking maybe", "thinking is maybe, but must be on, off or auto"),
+        ("--template-arg effort", "template-arg is 'effort', but must be NAME=VALUE"),
+        ("--template-arg =high", "template-arg is '=high', but must be NAME=VALUE"),
+        ("--raw --thinking off", "--raw skips the chat template"),
+        ("--raw --template-arg a=1", "--raw skips the chat template"),
+        ("--stop-token=", "stop-token is ('',), but must be one token"),
     ],
 )
 def test_a_mistake_is_one_line(engine: FakeEngine, run: Run, words: str, told: str) -> None:
@@ -114,7 +114,7 @@ def test_end_tokens_are_ids_or_texts(engine: FakeEngine, run: Run) -> None:
 
 def test_what_the_template_does_not_read_is_said_once(engine: FakeEngine, run: Run, repl: Repl) -> None:
     engine.unknown = ["thinking"]
-    told = "The model's chat template does not read thinking; it changes nothing.\n"
+    told = "The model's chat template does not use thinking; it has no effect.\n"
     for result in (run("generate", "hello", "--thinking", "on"), run("chat", "--thinking", "on", text="a\nb\n")):
         assert result.stderr.count(told) == 1
 
@@ -122,7 +122,7 @@ def test_what_the_template_does_not_read_is_said_once(engine: FakeEngine, run: R
 def test_think_changes_the_next_answer(repl: Repl) -> None:
     fake: Any = repl.engine
     respond(repl, "/think")
-    assert "Thinking: auto, as the model's chat template has it." in shown(repl)
+    assert "Thinking: auto (the chat template decides)." in shown(repl)
     for word, value in (("on", True), ("off", False), ("auto", None)):
         respond(repl, f"/think {word}")
         respond(repl, "hello")
@@ -198,7 +198,9 @@ def test_a_real_model_that_reasons(reasoning_model: Path, run: Run) -> None:
     assert answer["text"] == f"{answer['reasoning']}</think>"
     assert answer["finish_reason"] == "stop"
     assert (answer["settings"]["temperature"], answer["settings"]["top_k"]) == (0.01, 3)
-    assert result.stderr.count("generation_config.json asks for repetition_penalty 1.1, which Helix does not have") == 1
+    assert (
+        result.stderr.count("generation_config.json asks for repetition_penalty 1.1, which Helix does not support") == 1
+    )
     piped = run(*words)
     assert piped.stdout == "\n"
     assert UNANSWERED in piped.stderr

@@ -152,14 +152,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source")
     file = source / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-2000])
-    with pytest.raises(ModelError, match="fetch the model again"):
+    with pytest.raises(ModelError, match="download the model again"):
         convert(source, tmp_path / "out", Recipe(group_size=32))
 
 
 def test_a_missing_weight_is_refused(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source", shards=2)
     (source / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ModelError, match="fetch the model again"):
+    with pytest.raises(ModelError, match="download the model again"):
         convert(source, tmp_path / "out", Recipe(group_size=32))
 
 

@@ -103,6 +103,12 @@ def test_of_what_is_not_here_the_tokenizer_is_fetched_and_nothing_else(
     assert [each.vocabulary for each in suggest_drafts(str(target), lines.append)] == ["unknown"]
 
 
+def test_a_named_target_without_a_draft_offers_none(target: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer(monkeypatch, named(str(target), "none"))
+    with pytest.raises(SettingsError, match="--drafter ngram"):
+        suggest_drafts(str(target), lambda _: None)
+
+
 def test_where_nothing_fits_ngrams_are_proposed(target: Path, pairs: Path) -> None:
     with pytest.raises(SettingsError, match="--drafter ngram"):
         suggest_drafts(str(target), lambda _: None)

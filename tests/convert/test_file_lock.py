@@ -26,7 +26,7 @@ def test_a_folder_is_made_by_one_process_at_a_time(tmp_path: Path) -> None:
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(SettingsError, match="another process is making"), exclusively(out):
+    with pytest.raises(SettingsError, match="another process is writing"), exclusively(out):
         pass
     with exclusively(tmp_path / "deeper" / "other"):
         pass
@@ -46,6 +46,6 @@ def test_where_nothing_can_be_written_it_says_so(tmp_path: Path) -> None:
 def test_a_folder_that_was_put_in_place_meanwhile_is_seen(tmp_path: Path) -> None:
     with exclusively(tmp_path / "pair"):
         (tmp_path / "pair").mkdir()
-    with pytest.raises(SettingsError, match="exists already"), exclusively(tmp_path / "pair"):
+    with pytest.raises(SettingsError, match="already exists"), exclusively(tmp_path / "pair"):
         pass
     assert [each.name for each in tmp_path.iterdir()] == ["pair"]

@@ -17,7 +17,7 @@ from helix_mlx.errors import SettingsError
         ({"mode": "int4"}, "mode is int4"),
         ({"mode": "float", "bits": 4}, "quantises nothing"),
         ({"mixed": "mixed_1_2"}, "recipe is mixed_1_2"),
-        ({"mixed": "mixed_4_6", "bits": 4}, "chooses the bits itself"),
+        ({"mixed": "mixed_4_6", "bits": 4}, "sets the bits itself"),
         ({"dtype": "int8"}, "dtype is int8"),
         ({"mode": "float", "dtype": "int8"}, "dtype is int8"),
     ],

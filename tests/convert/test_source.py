@@ -54,7 +54,7 @@ def test_every_kind_of_tokenizer_is_fetched(hub: Hub) -> None:
 
 def test_a_shard_that_the_hub_has_not_is_named(hub: Hub) -> None:
     (hub.folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"lacks model-00002-of-00002\.safetensors"):
+    with pytest.raises(ModelError, match=r"is missing weights: model-00002-of-00002\.safetensors"):
         find(hub)
 
 
@@ -70,7 +70,7 @@ def test_what_broke_off_goes_on_where_it_was(hub: Hub) -> None:
 def test_a_wrong_hash_names_the_file_and_leaves_nothing_of_it(hub: Hub) -> None:
     name = "model-00002-of-00002.safetensors"
     hub.lie.add(name)
-    with pytest.raises(ModelError, match=f"{name} arrived damaged"):
+    with pytest.raises(ModelError, match=f"{name} was damaged in transit"):
         find(hub)
     hub.lie.clear()
     assert (find(hub).folder / name).is_file()
@@ -146,7 +146,7 @@ def test_code_is_left_alone_and_told_of(hub: Hub) -> None:
     (hub.folder / "modeling.py").write_text("raise SystemExit")
     told: list[str] = []
     find(hub, line=told.append)
-    assert "brings code (modeling.py)" in told[0]
+    assert "contains code (modeling.py)" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.engine import Engine
-from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_cost_table
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.models.mtp.load import head_of
 from helix_mlx.models.pair import Pair
@@ -42,7 +42,7 @@ class AtRandom(AdaptiveDraftPolicy):
     """Changes its mind in every cycle, more than costs ever would make it."""
 
     def __init__(self, chance: random.Random) -> None:
-        super().__init__(estimated_ladder(0.1))
+        super().__init__(estimated_cost_table(0.1))
         self._chance = chance
 
     def choose(self, decoding: Seq[Sequence], most: int) -> None:

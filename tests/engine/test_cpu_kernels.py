@@ -57,7 +57,7 @@ def test_what_cannot_be_had_is_told_or_refused(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("value", [{"cpu_kernels": "maybe"}, {"cpu_threads": 0}, {"cpu_threads": 1000}])
 def test_values_out_of_range(value: dict[str, int]) -> None:
-    with pytest.raises(SettingsError, match="but has to be"):
+    with pytest.raises(SettingsError, match="but must be"):
         EngineConfig(**value)  # type: ignore[arg-type]
 
 

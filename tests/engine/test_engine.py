@@ -205,7 +205,7 @@ def test_what_is_refused(pair: Pair) -> None:
     with Engine(pair, EngineConfig(max_context=64)) as engine:
         with pytest.raises(PromptError, match="empty"):
             engine.generate("")
-        with pytest.raises(PromptError, match="70 tokens and the context 64"):
+        with pytest.raises(PromptError, match="70 tokens but the context holds 64"):
             engine.generate(prompt(70))
         with pytest.raises(SettingsError, match="draft-tokens is 9"):
             engine.generate("a", draft_tokens=9)
@@ -227,11 +227,11 @@ def test_what_is_refused(pair: Pair) -> None:
 @pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
-        ([5, 100_000], {}, "token ids below 0 or above 95"),
-        ([5, -3], {}, "token ids below 0"),
+        ([5, 100_000], {}, "token ids outside the model's range, 0 to 95"),
+        ([5, -3], {}, "token ids outside"),
         ([5, 2**40], {}, "token ids"),
-        (None, {}, "a prompt is a text or a list of token ids"),
-        ([None], {}, "a prompt is a text or a list of token ids"),
+        (None, {}, "a prompt must be text or a list of token ids"),
+        ([None], {}, "a prompt must be text or a list of token ids"),
         ([], {}, "empty"),
         ("a\ud83d", {}, "half a character at 1"),
         ("a", {"seed": 1.5}, "seed is 1.5"),
@@ -240,9 +240,9 @@ def test_what_is_refused(pair: Pair) -> None:
         ("a", {"stop": (1,)}, "stop is"),
         ("a", {"stop": ""}, "stop is"),
         ("a", {"max_tokens": 0}, "max-tokens is 0"),
-        ("a", {"top_q": 0.5}, r"there is no setting top_q \(did you mean top_p\?\); there are max_tokens"),
+        ("a", {"top_q": 0.5}, r"there is no setting top_q \(did you mean top_p\?\); choose from max_tokens"),
         ("a", {"draft_tokens": 2.5}, "draft-tokens is 2.5"),
-        ("a", {"params": SamplingParams(), "top_p": 0.5}, "give either one SamplingParams or single settings"),
+        ("a", {"params": SamplingParams(), "top_p": 0.5}, "give either a SamplingParams or single settings"),
         (["a", "b"], {"params": [SamplingParams()]}, "1 params for 2 prompts"),
     ],
 )

@@ -80,28 +80,6 @@ def test_the_samples_cover_the_grid() -> None:
         assert len({tuple(case[index] for index in kept) for case in seen}) == prod(sizes)
 
 
-@pytest.mark.parametrize("whole", GRID)
-@pytest.mark.parametrize("lookahead", LOOKAHEADS)
-@pytest.mark.parametrize("page_size", PAGE_SIZES)
-def test_greedy_text_is_mlx_lms(
-    pair: Pair,
-    agreeing: Pair,
-    prompts: list[list[int]],
-    greedy: list[list[int]],
-    page_size: int,
-    lookahead: int,
-    whole: bool,
-) -> None:
-    config = EngineConfig(page_size=page_size, lookahead=lookahead, prefill_chunk=24, max_context=512)
-    for drafts, chosen in enumerate((pair, agreeing)):
-        with Engine(chosen, config) as engine:
-            for count, batch in cases(drafts, page_size, lookahead, whole):
-                assert texts(engine, prompts[:batch], count) == greedy[:batch], (drafts, count, batch)
-    with Engine(replace(pair, draft=None), config) as engine:
-        for batch in BATCHES if whole else (1, 3):
-            assert texts(engine, prompts[:batch], 0) == greedy[:batch], batch
-
-
 @pytest.fixture(scope="module")
 def seeded(pair: Pair, prompts: list[list[int]]) -> list[list[int]]:
     """Plain decoding's own, one by one."""
@@ -111,23 +89,44 @@ def seeded(pair: Pair, prompts: list[list[int]]) -> list[list[int]]:
     return expected
 
 
+@pytest.fixture(params=["greedy", "seeded"])
+def settings_and_texts(request: pytest.FixtureRequest) -> tuple[dict[str, Any], list[list[int]]]:
+    """Settings, and the texts that they give: mlx-lm's at temperature 0, with a seed those of plain decoding."""
+    return SEEDED if request.param == "seeded" else {}, request.getfixturevalue(request.param)
+
+
 @pytest.mark.parametrize("whole", GRID)
 @pytest.mark.parametrize("lookahead", LOOKAHEADS)
 @pytest.mark.parametrize("page_size", PAGE_SIZES)
-def test_seeded_text_is_plain_decodings(
+def test_text_with_drafts_is_the_targets_own(
     pair: Pair,
     agreeing: Pair,
     prompts: list[list[int]],
-    seeded: list[list[int]],
+    settings_and_texts: tuple[dict[str, Any], list[list[int]]],
     page_size: int,
     lookahead: int,
     whole: bool,
 ) -> None:
-    config = EngineConfig(page_size=page_size, lookahead=lookahead, prefill_chunk=24, max_context=512)
+    settings, expected = settings_and_texts
     for drafts, chosen in enumerate((pair, agreeing)):
-        with Engine(chosen, config) as engine:
+        with Engine(chosen, config_of(page_size, lookahead)) as engine:
             for count, batch in cases(drafts, page_size, lookahead, whole):
-                assert texts(engine, prompts[:batch], count, **SEEDED) == seeded[:batch], (drafts, count, batch)
+                assert texts(engine, prompts[:batch], count, **settings) == expected[:batch], (drafts, count, batch)
+
+
+@pytest.mark.parametrize("whole", GRID)
+@pytest.mark.parametrize("lookahead", LOOKAHEADS)
+@pytest.mark.parametrize("page_size", PAGE_SIZES)
+def test_greedy_text_without_a_draft_is_mlx_lms(
+    pair: Pair, prompts: list[list[int]], greedy: list[list[int]], page_size: int, lookahead: int, whole: bool
+) -> None:
+    with Engine(replace(pair, draft=None), config_of(page_size, lookahead)) as engine:
+        for batch in BATCHES if whole else (1, 3):
+            assert texts(engine, prompts[:batch], 0) == greedy[:batch], batch
+
+
+def config_of(page_size: int, lookahead: int) -> EngineConfig:
+    return EngineConfig(page_size=page_size, lookahead=lookahead, prefill_chunk=24, max_context=512)
 
 
 def test_a_draft_with_a_window_is_exact_too(pair: Pair, greedy: list[list[int]], prompts: list[list[int]]) -> None:

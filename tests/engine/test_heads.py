@@ -130,7 +130,7 @@ def test_every_request_of_a_mix_says_what_it_says_alone(family: str, steps: int)
     for lookahead in (0, 1):
         tight = config(max_context=96, kv_memory=memory, max_sequences=6, prefill_chunk=16, lookahead=lookahead)
         with Engine(pair, tight) as engine:
-            engine._core.runner.chooser = AtRandom(chance)
+            engine._core.runner.policy = AtRandom(chance)
             engine._core.pool.pages_most = min(engine._core.pool.pages_most, 96 // PAGE + 1)
             mix = Mix(engine._core, chance)
             for _ in range(8):

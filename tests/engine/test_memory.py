@@ -108,7 +108,9 @@ def test_a_context_that_memory_makes_too_short_is_refused_with_the_numbers(pair:
         Engine(pair, EngineConfig(kv_memory=needed - size))
     with Engine(pair, EngineConfig(kv_memory=needed)) as engine:
         assert engine.config.max_context == engine.memory().context == 2048
-        with pytest.raises(PromptError, match="2100 tokens and the context 2048; shorten it, or raise --kv-memory"):
+        with pytest.raises(
+            PromptError, match="2100 tokens but the context holds 2048; shorten it, or raise --kv-memory"
+        ):
             engine.generate(prompt(2100))
     with Engine(pair, EngineConfig(kv_memory=needed - size, max_context=2032)) as engine:
         assert engine.config.max_context == 2032
@@ -128,5 +130,5 @@ def test_more_memory_than_there_is_is_refused_with_the_numbers(pair: Pair, kv_me
 def test_memory_that_cannot_be_spared_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody says how much, and the weights leave nothing."""
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 1000})
-    with pytest.raises(MemoryBudgetError, match=r"0 bytes of KV memory hold no page .* raise --kv-memory"):
+    with pytest.raises(MemoryBudgetError, match=r"0 bytes of KV memory are too few .* raise --kv-memory"):
         Engine(pair, EngineConfig())

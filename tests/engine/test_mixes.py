@@ -51,7 +51,7 @@ def test_every_request_says_what_it_says_alone(pair: Pair, oracle: Oracle, seed:
     )
     with Engine(chosen, config) as engine:
         if seed % 4:
-            engine._core.runner.chooser = AtRandom(chance)
+            engine._core.runner.policy = AtRandom(chance)
         mix = Mix(engine._core, chance)
         mix.run(STEPS)
         mix.check(oracle)

@@ -49,7 +49,7 @@ def test_every_request_says_what_it_says_alone(family: str, steps: int) -> None:
         lookahead=chance.choice((None, 0, 1)),
     )
     with Engine(pair, config) as engine:
-        engine._core.runner.chooser = AtRandom(chance)
+        engine._core.runner.policy = AtRandom(chance)
         mix = Mix(engine._core, chance)
         mix.run(steps)
         mix.check(oracle)

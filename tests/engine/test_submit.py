@@ -374,7 +374,7 @@ def test_arrays_that_a_model_makes_lazily_cross_to_the_engines_thread() -> None:
 
 def test_what_a_submission_refuses(pair: Pair) -> None:
     with Engine(pair, EngineConfig(max_context=64)) as engine:
-        with pytest.raises(PromptError, match="70 tokens and the context 64"):
+        with pytest.raises(PromptError, match="70 tokens but the context holds 64"):
             engine.submit(prompt(70))
         with pytest.raises(SettingsError, match="n is 0"):
             engine.submit("a", n=0)
@@ -382,7 +382,7 @@ def test_what_a_submission_refuses(pair: Pair) -> None:
             engine.submit("a", drafter="eagle")
         with pytest.raises(SettingsError, match="draft-tokens is 9"):
             engine.submit("a", draft_tokens=9)
-        with pytest.raises(SettingsError, match="either one Request"):
+        with pytest.raises(SettingsError, match="either a Request"):
             engine.submit(Request("a"), max_tokens=3)
         assert engine.metrics().requests == 0
         per_page = engine.memory().bytes // (engine.memory().pages_total + 1)

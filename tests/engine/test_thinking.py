@@ -156,7 +156,7 @@ def test_every_way_to_ask_takes_the_same_settings(pair: Pair, monkeypatch: pytes
         monkeypatch.setattr(engine._core, "submit", noted)
         assert len(ways(engine, priority=5, max_tokens=2)) == len(priorities)
         assert set(priorities) == {5}
-        with pytest.raises(SettingsError, match=r"there is no setting n; there are max_tokens, .*drafter"):
+        with pytest.raises(SettingsError, match=r"there is no setting n; choose from max_tokens, .*drafter"):
             engine.generate("a", n=2)  # type: ignore[call-overload]
 
 
@@ -172,7 +172,7 @@ def test_thinking_and_variables_are_for_messages() -> None:
             assert engine.chat(ASKED, max_tokens=4, **settings).tokens == expected
             for ask in (engine.stream_chat, talk.stream):
                 assert tokens_of(list(ask(ASKED, max_tokens=4, **settings))) == expected
-            with pytest.raises(SettingsError, match="which only messages go through"):
+            with pytest.raises(SettingsError, match="need the chat template"):
                 engine.generate("abc", **settings)
         assert engine.chat(ASKED, max_tokens=4).tokens != expected
 
@@ -202,10 +202,10 @@ def test_an_end_token_ends_the_answer_and_is_not_shown(pair: Pair) -> None:
             assert done.finish_reason == "stop"
             assert done.text == pair.tokenizer.decode(done.tokens[:-1])
             assert done.settings["stop_tokens"] == (end,)
-        with pytest.raises(SettingsError, match="stop-token 96 is no token: the ids go from 0 to 95"):
+        with pytest.raises(SettingsError, match="stop-token 96 is not a token id: they go from 0 to 95"):
             engine.chat(ASKED, stop_tokens=96)
         for wrong in ("", 0.5, [None], True):
-            with pytest.raises(SettingsError, match=r"stop-token is .*but has to be one token"):
+            with pytest.raises(SettingsError, match=r"stop-token is .*but must be one token"):
                 engine.chat(ASKED, stop_tokens=wrong)  # type: ignore[arg-type]
 
 

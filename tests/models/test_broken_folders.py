@@ -71,7 +71,7 @@ def test_end_tokens_that_are_no_ids_are_told_with_the_value(folder: Path, file: 
     changed(folder / file, eos_token_id=odd)
     if odd == {} and file != "config.json":
         return  # mlx-lm takes what is empty for nothing
-    with pytest.raises(ModelError, match=r"eos_token_id is .*has to be an id or a list of ids"):
+    with pytest.raises(ModelError, match=r"eos_token_id is .*must be an id or a list of ids"):
         load(str(folder))
 
 
@@ -79,7 +79,7 @@ def test_end_tokens_that_are_no_ids_are_told_with_the_value(folder: Path, file: 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
 def test_settings_that_are_none_name_their_file(folder: Path, name: str, text: bytes) -> None:
     (folder / name).write_bytes(text)
-    with pytest.raises(ModelError, match=rf"{name} (is damaged|holds no settings)"):
+    with pytest.raises(ModelError, match=rf"{name} (is damaged|contains no settings)"):
         load(str(folder))
 
 

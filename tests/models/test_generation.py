@@ -70,7 +70,7 @@ def test_a_broken_file_is_told_before_mlx_lm_falls_over_it(tmp_path: Path, conte
     [{"temperature": "hot"}, {"temperature": -1}, {"top_p": 7}, {"top_k": 0.5}, {"min_p": [0]}, {"do_sample": "yes"}],
 )
 def test_a_setting_out_of_range_names_the_file_and_the_way_out(tmp_path: Path, content: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match=r"generation_config\.json, .* has to be .*--no-generation-config"):
+    with pytest.raises(ModelError, match=r"generation_config\.json, .* must be .*--no-generation-config"):
         read_generation_config(written(tmp_path, content))
 
 

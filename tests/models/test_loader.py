@@ -79,7 +79,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_config_without_a_model_type(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="names no model_type"):
+    with pytest.raises(ModelError, match="has no model_type"):
         load(str(write_model(tmp_path / "m", model_type=None)))
 
 
@@ -100,7 +100,7 @@ def test_a_model_type_whose_own_package_is_missing(
     """mlx-lm's olmo prints what it misses and ends the process."""
     monkeypatch.setitem(sys.modules, "hf_olmo", None)
     monkeypatch.delitem(sys.modules, "mlx_lm.models.olmo", raising=False)
-    with pytest.raises(ModelError, match=r"cannot run the model type 'olmo' \(.*ai2-olmo.*\); name another"):
+    with pytest.raises(ModelError, match=r"cannot run the model type 'olmo' \(.*ai2-olmo.*\); choose another"):
         load(str(write_model(tmp_path / "m", model_type="olmo")))
     assert capsys.readouterr().out == ""
 
@@ -108,13 +108,8 @@ def test_a_model_type_whose_own_package_is_missing(
 def test_a_config_that_holds_a_list(good: Path, tmp_path: Path) -> None:
     folder = copied(good, tmp_path)
     (folder / "config.json").write_text("[1, 2]")
-    with pytest.raises(ModelError, match="holds no settings"):
+    with pytest.raises(ModelError, match="contains no settings"):
         load(str(folder))
-
-
-def test_a_model_that_cannot_take_a_ragged_batch_is_refused_at_once() -> None:
-    with pytest.raises(ModelError, match="sequences of different lengths"):
-        random_model("gpt_bigcode")
 
 
 def test_a_damaged_config(good: Path, tmp_path: Path) -> None:
@@ -129,14 +124,14 @@ def test_a_truncated_weight_file(good: Path, tmp_path: Path, left: int) -> None:
     folder = copied(good, tmp_path)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:left])
-    with pytest.raises(ModelError, match="fetch the model again"):
+    with pytest.raises(ModelError, match="download the model again"):
         load(str(folder))
 
 
 def test_no_weights_at_all(good: Path, tmp_path: Path) -> None:
     folder = copied(good, tmp_path)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match="has no weights"):
         load(str(folder))
 
 

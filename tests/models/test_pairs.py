@@ -7,9 +7,11 @@ import pytest
 from huggingface_hub import constants
 
 from helix_mlx.errors import SettingsError
-from helix_mlx.models.pairs import named_pair, named_pairs, source_path
+from helix_mlx.models.manifest import ConvertedModel, Manifest
+from helix_mlx.models.pairs import NamedPair, converted_pair, fits, named_pair, named_pairs, source_path
 
 REPOSITORY = "someone/some-model"
+GB = 2**30
 
 
 @pytest.fixture
@@ -28,7 +30,10 @@ def test_every_pair_is_complete() -> None:
     pairs = named_pairs()
     assert len({pair.name for pair in pairs}) == len(pairs)
     for pair in pairs:
-        assert pair.target_bytes > pair.draft_bytes > 0
+        assert pair.target_bytes > pair.draft_bytes
+        assert (pair.draft_bytes > 0) == (pair.draft != "none")
+        assert pair.kv_bytes_per_position
+        assert pair.unverified != pair.packaged
         assert pair.licence
         assert pair.note
 
@@ -42,6 +47,54 @@ def test_the_first_pair_comes_with_helix() -> None:
         folder = source_path(source)
         assert folder is not None
         assert (folder / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "kv", "size"),
+    [
+        (6 * GB, 0, 0, 8),
+        (6 * GB, 1, 0, 16),
+        (5 * GB, 1 * GB, 1, 16),
+        (4 * GB, 1 * GB, GB // 8192, 8),
+        (96 * GB, 0, None, 128),
+        (96 * GB, 1, None, None),
+    ],
+)
+def test_weights_and_a_context_take_three_quarters_of_the_memory_at_most(
+    target: int, draft: int, kv: int | None, size: int | None
+) -> None:
+    pair = NamedPair("a", "b", "c", target, draft, "", False, "MIT", False, kv_bytes_per_position=kv)
+    assert pair.ram_gb == size
+    assert fits(pair, 128 * GB) == (size is not None)
+
+
+def test_keys_and_values_are_those_of_a_model_s_layers_and_heads() -> None:
+    assert named_pair("tiny").kv_bytes_per_position == 2 * 2 * 2 * 64 * (8 + 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [
+        ('{"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32}', 4 * 3 * 4 * 8),
+        (
+            '{"text_config": {"num_hidden_layers": 3, "num_attention_heads": 4, '
+            '"num_key_value_heads": 2, "head_dim": 16}}',
+            4 * 3 * 2 * 16,
+        ),
+        ("{}", None),
+        ("[]", None),
+        ('{"num_hidden_layers": 3, "num_attention_heads": 0, "hidden_size": 32}', None),
+        ("", None),
+    ],
+)
+def test_a_converted_pair_s_configuration_says_what_a_context_takes(
+    tmp_path: Path, text: str, bytes_: int | None
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "config.json").write_text(text)
+    target = ConvertedModel("target", "org/model", None, None, 5)
+    Manifest((target,), {"target/config.json": (len(text), "")}, "0").write(tmp_path)
+    assert converted_pair("mine", tmp_path).kv_bytes_per_position == bytes_
 
 
 def test_a_pair_that_is_not_there_is_told_what_there_is() -> None:

@@ -1,4 +1,4 @@
-"""The draft length that pays, on the ladders that are shipped and on texts of all kinds: by a simulated clock."""
+"""The draft length that pays, on the cost tables that are shipped and on texts of all kinds: by a simulated clock."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from helix_mlx.bench.policy.simulation import compare, ladders, traces
+from helix_mlx.bench.policy.simulation import compare, cost_tables, traces
 from helix_mlx.speculative.acceptance import Acceptance
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import NO_DRAFT, Candidate, DraftLengthController
 from helix_mlx.speculative.registry import MODEL, NGRAM
 
-LADDER = CostTable((1.0, 1.05, 1.1, 1.2, 1.3, 1.8, 2.0, 2.2), draft_s=0.1)
+COSTS = CostTable((1.0, 1.05, 1.1, 1.2, 1.3, 1.8, 2.0, 2.2), draft_s=0.1)
 
 
 def known(kept: int, drafted: int = 4) -> Acceptance:
@@ -26,9 +26,9 @@ def known(kept: int, drafted: int = 4) -> Acceptance:
 @pytest.mark.parametrize("draft_cost", [0.05, 0.2])
 @pytest.mark.parametrize("name", ["m3-max", "m4-pro", "m5-max"])
 def test_it_never_loses_and_regrets_little(name: str, draft_cost: float) -> None:
-    ladder = ladders(draft_cost)[name]
+    cost_table = cost_tables(draft_cost)[name]
     for kind, trace in traces(1500).items():
-        found = [compare(trace, ladder, seed) for seed in range(2)]
+        found = [compare(trace, cost_table, seed) for seed in range(2)]
         speeds = {key: sum(each[key] for each in found) / len(found) for key in found[0]}
         auto = speeds.pop("auto")
         assert auto >= 0.98 * speeds["0"], kind
@@ -37,17 +37,17 @@ def test_it_never_loses_and_regrets_little(name: str, draft_cost: float) -> None
 
 def test_the_best_drafter_is_asked() -> None:
     length = DraftLengthController()
-    model = Candidate(MODEL, known(2), 7, LADDER.cycle_s)
-    ngram = Candidate(NGRAM, known(2), 7, lambda count: LADDER.cycle_s(count, uses_model=False))
+    model = Candidate(MODEL, known(2), 7, COSTS.cycle_s)
+    ngram = Candidate(NGRAM, known(2), 7, lambda count: COSTS.cycle_s(count, uses_model=False))
     assert length.choose([model, ngram], 1.0, 100).drafter == NGRAM
-    absent = Candidate(NGRAM, known(2), 0, LADDER.cycle_s)
+    absent = Candidate(NGRAM, known(2), 0, COSTS.cycle_s)
     assert length.choose([model, absent], 1.0, 100).drafter == MODEL
     assert length.choose([], 1.0, 100) == DraftLengthController().choose([absent], 1.0, 100)
 
 
 def test_no_drafts_where_they_do_not_pay() -> None:
     length = DraftLengthController()
-    choice = length.choose([Candidate(MODEL, known(0), 7, LADDER.cycle_s)], 1.0, 100)
+    choice = length.choose([Candidate(MODEL, known(0), 7, COSTS.cycle_s)], 1.0, 100)
     assert (choice.drafter, choice.count) == (NO_DRAFT, 0)
     assert "not pay" in choice.reason
 
@@ -55,22 +55,22 @@ def test_no_drafts_where_they_do_not_pay() -> None:
 def test_nothing_is_drafted_behind_the_end() -> None:
     for left in range(1, 6):
         assert (
-            DraftLengthController().choose([Candidate(MODEL, known(4), 7, LADDER.cycle_s)], 1.0, left).count <= left - 1
+            DraftLengthController().choose([Candidate(MODEL, known(4), 7, COSTS.cycle_s)], 1.0, left).count <= left - 1
         )
 
 
 def test_reading_a_long_text_has_to_pay_in_a_short_answer() -> None:
-    offer = Candidate(MODEL, known(4), 7, LADDER.cycle_s, catch_up_s=20.0)
-    assert DraftLengthController().choose([offer], 1.0, 8).count == 0
-    assert DraftLengthController().choose([Candidate(MODEL, known(4), 7, LADDER.cycle_s)], 1.0, 8).count > 0
+    candidate = Candidate(MODEL, known(4), 7, COSTS.cycle_s, catch_up_s=20.0)
+    assert DraftLengthController().choose([candidate], 1.0, 8).count == 0
+    assert DraftLengthController().choose([Candidate(MODEL, known(4), 7, COSTS.cycle_s)], 1.0, 8).count > 0
 
 
 def test_a_draft_that_has_become_good_is_found_again() -> None:
     length, acceptance = DraftLengthController(), known(0)
-    offer = Candidate(MODEL, acceptance, 7, LADDER.cycle_s)
+    candidate = Candidate(MODEL, acceptance, 7, COSTS.cycle_s)
     counts = []
     for _ in range(400):
-        count = length.choose([offer], 1.0, 1000).count
+        count = length.choose([candidate], 1.0, 1000).count
         if count:
             acceptance.note(count, count)
             length.note(count, count)

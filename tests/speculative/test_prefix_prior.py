@@ -7,10 +7,10 @@ from helix_mlx.speculative.prefix_prior import LENGTHS, MOST_KEPT, PrefixPrior, 
 CHAT, CODE = prefix_keys([1, 2, 3, 4, 5]), prefix_keys([9, 8, 7, 6, 5])
 
 
-def noted(usual: PrefixPrior, begun: tuple[int, ...], kept: bool, times: int) -> PrefixPrior:
+def noted(prior: PrefixPrior, begun: tuple[int, ...], kept: bool, times: int) -> PrefixPrior:
     for _ in range(times):
-        usual.note(begun, kept)
-    return usual
+        prior.note(begun, kept)
+    return prior
 
 
 def test_beginnings_are_shared_as_far_as_prompts_are_alike() -> None:
@@ -27,39 +27,39 @@ def test_nothing_seen_is_the_prior() -> None:
 
 
 def test_what_begins_like_nothing_seen_has_the_mean_of_all() -> None:
-    usual = noted(noted(PrefixPrior(0.7), CHAT, True, 100), CODE, False, 100)
-    assert usual.chance(prefix_keys([50, 51])) == pytest.approx(0.5, abs=0.15)
+    prior = noted(noted(PrefixPrior(0.7), CHAT, True, 100), CODE, False, 100)
+    assert prior.chance(prefix_keys([50, 51])) == pytest.approx(0.5, abs=0.15)
 
 
 def test_what_begins_alike_has_its_own_share() -> None:
-    usual = PrefixPrior(0.7)
+    prior = PrefixPrior(0.7)
     for _ in range(20):
-        usual.note(CHAT, True)
-        usual.note(CODE, False)
-    assert usual.chance(CHAT) > 0.9 > 0.1 > usual.chance(CODE)
+        prior.note(CHAT, True)
+        prior.note(CODE, False)
+    assert prior.chance(CHAT) > 0.9 > 0.1 > prior.chance(CODE)
 
 
 def test_a_longer_beginning_counts_where_enough_of_it_was_seen() -> None:
-    usual = noted(PrefixPrior(0.7), prefix_keys([1, 2, 3, 4]), True, 200)
-    assert usual.chance(prefix_keys([1, 9, 9, 9])) > 0.9
-    once = noted(usual, prefix_keys([1, 9, 9, 9]), False, 1).chance(prefix_keys([1, 9, 9, 9]))
-    often = noted(usual, prefix_keys([1, 9, 9, 9]), False, 40).chance(prefix_keys([1, 9, 9, 9]))
+    prior = noted(PrefixPrior(0.7), prefix_keys([1, 2, 3, 4]), True, 200)
+    assert prior.chance(prefix_keys([1, 9, 9, 9])) > 0.9
+    once = noted(prior, prefix_keys([1, 9, 9, 9]), False, 1).chance(prefix_keys([1, 9, 9, 9]))
+    often = noted(prior, prefix_keys([1, 9, 9, 9]), False, 40).chance(prefix_keys([1, 9, 9, 9]))
     assert once > 0.75
     assert often < 0.3
-    assert usual.chance(prefix_keys([1, 2, 3, 4])) > 0.9
+    assert prior.chance(prefix_keys([1, 2, 3, 4])) > 0.9
 
 
 def test_what_has_changed_is_learnt_anew() -> None:
-    usual = noted(PrefixPrior(0.7), CHAT, False, 2000)
-    assert noted(usual, CHAT, True, 600).chance(CHAT) > 0.9
+    prior = noted(PrefixPrior(0.7), CHAT, False, 2000)
+    assert noted(prior, CHAT, True, 600).chance(CHAT) > 0.9
 
 
 def test_so_many_are_remembered_those_noted_last() -> None:
-    usual = noted(PrefixPrior(0.7), CHAT, True, 50)
+    prior = noted(PrefixPrior(0.7), CHAT, True, 50)
     for first in range(2 * MOST_KEPT):
-        usual.note(prefix_keys([first + 10]), False)
+        prior.note(prefix_keys([first + 10]), False)
         if first == MOST_KEPT // 2:
-            noted(usual, CHAT, True, 1)
-    assert len(usual._seen) == MOST_KEPT
-    assert usual.chance(CHAT) < 0.2
-    assert usual.chance(prefix_keys([2 * MOST_KEPT + 9])) < usual.chance(prefix_keys([20]))
+            noted(prior, CHAT, True, 1)
+    assert len(prior._seen) == MOST_KEPT
+    assert prior.chance(CHAT) < 0.2
+    assert prior.chance(prefix_keys([2 * MOST_KEPT + 9])) < prior.chance(prefix_keys([20]))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from helix_mlx.convert.builtin.data.corpus import Corpus, Kind, Question
+from helix_mlx.convert.builtin.data.corpus import Corpus, Question, TextKind
 from helix_mlx.convert.builtin.data.tokenizer import END, END_OF_TEXT, special_ids
 
 Tokens = NDArray[np.int32]
@@ -147,13 +147,13 @@ class RowSource:
         tokens += [self._ids[f"<|{role}|>"], *content, self._ids[END]]
         weights += [QUESTION_WEIGHT, *[weight] * (len(content) + 1)]
 
-    def _conversation_kind(self) -> Kind | None:
+    def _conversation_kind(self) -> TextKind | None:
         place = self._random.random() - self.mixture.helix_conversations
         if place < 0:
             return "helix"
         return "stdlib" if place < self.mixture.stdlib_conversations else None
 
-    def _question(self, kind: Kind | None) -> Question:
+    def _question(self, kind: TextKind | None) -> Question:
         """One question of ``kind``, or of any kind for None."""
         if self._random.random() < self.mixture.out_of_scope:
             return self._out_of_scope[self._random.integers(len(self._out_of_scope))]

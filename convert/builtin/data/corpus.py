@@ -16,8 +16,8 @@ from typing import Literal
 from helix_mlx.convert.builtin.data import docstrings
 from helix_mlx.toml import read_toml
 
-Kind = Literal["code", "stdlib", "helix"]
-KINDS: tuple[Kind, ...] = ("code", "stdlib", "helix")
+TextKind = Literal["code", "stdlib", "helix"]
+KINDS: tuple[TextKind, ...] = ("code", "stdlib", "helix")
 
 QUESTIONS_FILE = Path(__file__).with_name("helix_questions.toml")
 CHAT_FILE = Path(__file__).with_name("chat.toml")
@@ -38,7 +38,7 @@ class CodeFile:
 class Question:
     """One question with its answer. ``subject`` names what it is about: a function, a module or a topic."""
 
-    kind: Kind
+    kind: TextKind
     subject: str
     question: str
     answer: str

@@ -1,4 +1,4 @@
-"""A command with commands of its own, which says what an unknown one may have been meant to be."""
+"""A command group that suggests a name for an unknown command."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from helix_mlx.errors import did_you_mean
 
 
 class Group(click.Group):
-    """As click's; not all of its versions know what was meant."""
+    """Like click's, which suggests names only in some versions."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the words begin with.
+        """The command named by the first word.
 
         Raises:
             click.UsageError: there is none of that name.

@@ -1,19 +1,21 @@
-"""Ctrl-C as a flag that is asked between passes, instead of an exception in the middle of one."""
+"""Ctrl-C as a flag that is checked between passes, instead of an exception in the middle of one."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from helix_mlx.types import Cancel
+
 INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C has ended, as shells have it."""
+"""Exit code after Ctrl-C, as shells use it."""
 
 
 @contextmanager
-def ctrl_c_as_flag() -> Iterator[Callable[[], bool]]:
-    """While the body runs, Ctrl-C only notes that it was pressed.
+def ctrl_c_as_flag() -> Iterator[Cancel]:
+    """While the body runs, Ctrl-C only sets a flag.
 
     Yields:
         A function that tells whether it was.
@@ -32,7 +34,7 @@ def ctrl_c_as_flag() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def ctrl_c_as_exception() -> Iterator[None]:
-    """While the body runs, Ctrl-C raises KeyboardInterrupt, whatever it does outside."""
+    """While the body runs, Ctrl-C raises KeyboardInterrupt even if it is handled otherwise outside."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Progress of what takes long: nothing for the first two seconds, and only where a terminal can wipe it again."""
+"""Progress of long operations: shown after two seconds, and only at a terminal, where it can be erased."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH = 24
 
 
 class ProgressBar:
-    """A bar on standard error for a number of steps known beforehand, such as the tokens of a prompt.
+    """A progress bar on standard error for a known number of steps, such as the tokens of a prompt.
 
     Args:
         terminal: where it is drawn; it stays silent where standard error is no terminal.
@@ -31,20 +31,20 @@ class ProgressBar:
         self._drawn = False
 
     def update(self, done: int, total: int) -> None:
-        """Draw how far it is, once it has taken long enough to be worth it."""
+        """Draw the bar, once the operation has taken long enough."""
         if not self._terminal.live_errors or self._clock() - self._began < PATIENCE_S or total <= 0:
             return
         full = WIDTH * done // total
         self._draw(f"{self._label} [{'=' * full}{' ' * (WIDTH - full)}] {done}/{total}")
 
     def tick(self) -> None:
-        """Draw how long it has taken, where nobody knows how far it is."""
+        """Draw the elapsed time, if the total is unknown."""
         seconds = self._clock() - self._began
         if self._terminal.live_errors and seconds >= PATIENCE_S:
             self._draw(f"{self._label} ... {seconds:.0f} s")
 
     def wipe(self) -> None:
-        """Take the bar away again."""
+        """Erase the bar."""
         if self._drawn:
             self._terminal.err.write("\r\x1b[K")
             self._terminal.err.flush()
@@ -57,7 +57,7 @@ class ProgressBar:
 
 
 class ProgressBars:
-    """Bars of steps that follow each other, one at a time; a context manager that leaves none behind.
+    """Progress bars for consecutive steps, one at a time; a context manager that erases the last.
 
     Args:
         terminal: where they are drawn.
@@ -75,7 +75,7 @@ class ProgressBars:
         self._bar.wipe()
 
     def update(self, label: str, done: int, total: int) -> None:
-        """Draw how far a step is; another label begins another bar."""
+        """Draw a step's progress; a new label starts a new bar."""
         if label != self._label:
             self._bar.wipe()
             self._label, self._bar = label, ProgressBar(self._terminal, label[:1].upper() + label[1:])
@@ -89,7 +89,7 @@ class ProgressBars:
 
 @contextmanager
 def ticking(terminal: Terminal, label: str) -> Iterator[None]:
-    """Show that something is under way, and for how long, while the body runs."""
+    """Show the elapsed time while the body runs."""
     bar, done = ProgressBar(terminal, label), threading.Event()
 
     def tick() -> None:

@@ -1,4 +1,4 @@
-"""What may be written where: is it a terminal, and does it want colour."""
+"""Standard output and error: are they terminals, and do they take colour."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from dataclasses import dataclass
 from typing import TextIO
 
 DIM, SHADE, BOLD, ERROR = "2", "36", "1", "31"
-"""Escape codes. The shade of drafted tokens is cyan, which reads on light and on dark."""
+"""Escape codes. Drafted tokens are cyan, which is readable on light and dark backgrounds."""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows of a table as lines, their columns under each other."""
+    """The rows of a table as lines with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def human_bytes(count: int) -> str:
-    """A number of bytes for people, in powers of ten as disks are sold."""
+    """A human-readable number of bytes, in powers of ten."""
     if count >= 10**9:
         return f"{count / 10**9:.1f} GB"
     return f"{count / 10**6:.1f} MB" if count < 10**7 else f"{count / 10**6:.0f} MB"
 
 
 def open_streams() -> None:
-    """Give a process without standard streams, as after `>&-`, ones that lead nowhere.
+    """Open /dev/null for standard streams that are closed, as after `>&-`.
 
-    Else the next file that is opened would have the number of one, and what is written there would end up in it.
+    Otherwise the next opened file would get a standard stream's number, and output would be written into it.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)
-            os.set_inheritable(number, True)  # the compiler of the kernels had better have one, too
+            os.set_inheritable(number, True)  # the compiler of the kernels inherits it
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
 
 
 def silence(stream: TextIO) -> None:
-    """Let a stream that nobody reads any more lead nowhere: the interpreter complains about it as it ends."""
-    with suppress(OSError, ValueError):  # one in memory has no number
+    """Redirect a closed stream to /dev/null, or the interpreter complains about it at exit."""
+    with suppress(OSError, ValueError):  # an in-memory stream has no file descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, stream.fileno())
@@ -64,13 +64,13 @@ class Terminal:
 
     @classmethod
     def of_process(cls, environment: Mapping[str, str], no_color: bool) -> Terminal:
-        """What this process writes to. NO_COLOR and a dumb terminal are honoured."""
+        """This process's standard streams. NO_COLOR and TERM=dumb are honoured."""
         live = sys.stdout.isatty()
         plain = no_color or bool(environment.get("NO_COLOR")) or environment.get("TERM") == "dumb"
         return cls(sys.stdout, sys.stderr, live, live and not plain, sys.stderr.isatty())
 
     def paint(self, text: str, code: str) -> str:
-        """The text in a colour, where colour is wanted."""
+        """The text in a colour, if colour is enabled."""
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text
 
     def write(self, text: str) -> None:
@@ -83,7 +83,7 @@ class Terminal:
         self.write(self.paint(text, code) + "\n" if code else text + "\n")
 
     def error_line(self, text: str) -> None:
-        """Write a line to standard error, if anybody reads it: an answer does not end for that."""
+        """Write a line to standard error; a closed stream is ignored, so that the answer goes on."""
         try:
             self.err.write(text + "\n")
             self.err.flush()

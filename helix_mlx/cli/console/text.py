@@ -1,4 +1,4 @@
-"""Text from outside, which may be none."""
+"""Checks of text that comes from outside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from helix_mlx.errors import PromptError
 
 
 def checked_text(text: str) -> str:
-    """The same text, less a byte order mark, which editors and shells put before it.
+    """The same text without a leading byte order mark, which some editors and shells add.
 
     Raises:
         PromptError: it holds bytes that were no UTF-8, which Python hands on as lone surrogates.
@@ -19,5 +19,5 @@ def checked_text(text: str) -> str:
 
 
 def not_utf8() -> PromptError:
-    """The error for bytes that are no text."""
-    return PromptError("this is not text in UTF-8; convert it first")
+    """The error for input that is not UTF-8."""
+    return PromptError("the input is not valid UTF-8; convert it first")

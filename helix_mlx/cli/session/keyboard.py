@@ -1,4 +1,4 @@
-"""Lines of input: with editing and history at a keyboard, plain from a pipe."""
+"""Input lines: with editing and history at a terminal, plain from a pipe."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ class Keyboard:
         except OSError as error:
             if self.interactive:
                 raise  # the terminal is gone
-            raise PromptError(f"standard input cannot be read: {error.strerror or error}; give it another") from None
+            raise PromptError(
+                f"cannot read standard input: {error.strerror or error}; redirect it from another source"
+            ) from None
         if not self.interactive and not line:
             raise EOFError
         if line.strip():
@@ -63,7 +65,7 @@ class Keyboard:
         return checked_text(line.rstrip("\n"))
 
     def read_block(self, first: str) -> str:
-        """The rest of a message between lines of three quotes, which is never a command.
+        """Read the rest of a message in triple quotes, which is never taken for a command.
 
         Args:
             first: the line that begins it.
@@ -82,12 +84,12 @@ class Keyboard:
             except EOFError:
                 if self.interactive:
                     self._terminal.line()
-                raise PromptError(f"the input ends within a message; end it with {BLOCK}") from None
+                raise PromptError(f"the input ended inside a message; close the message with {BLOCK}") from None
         lines[-1] = lines[-1].rstrip().removesuffix(BLOCK)
         return "\n".join(lines).strip("\n")
 
     def remember(self) -> None:
-        """Add what was typed to the history file; a place that cannot be written is no reason to complain."""
+        """Append the typed lines to the history file; write errors are ignored."""
         if self._history is None or not self._typed:
             return
         try:
@@ -102,7 +104,7 @@ class Keyboard:
     def _prompt(self, mark: str) -> str:
         if not self._terminal.colour:
             return f"{mark} "
-        # Readline has to be told which characters take no room.
+        # Readline must know which characters are invisible.
         return f"\x01\x1b[1m\x02{mark}\x01\x1b[0m\x02 " if _has_readline() else f"\x1b[1m{mark}\x1b[0m "
 
 
@@ -112,7 +114,7 @@ def opens_block(line: str) -> bool:
 
 
 def history_file(environment: Mapping[str, str]) -> Path | None:
-    """Where lines are remembered: in the user's state folder. None where there is no home."""
+    """The history file, in the user's state folder; None if there is no home folder."""
     try:
         state = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""An answer on its way out: at a terminal with dim reasoning and drafted tokens in another shade, else by itself."""
+"""Prints an answer as it streams: at a terminal with dimmed reasoning and coloured drafts, else as plain text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from helix_mlx.request import Chunk
 
 
 class Painter:
-    """Writes the chunks of an answer, with no more escape codes than changes of shade.
+    """Writes the chunks of an answer; escape codes only where the style changes.
 
     Args:
         terminal: where they go.
@@ -32,7 +32,7 @@ class Painter:
         self._last = chunk.text
 
     def end(self) -> None:
-        """Back to the usual shade."""
+        """Reset the style."""
         if change := self._change(""):
             self._terminal.write(change)
 

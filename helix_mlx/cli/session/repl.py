@@ -1,4 +1,4 @@
-"""A chat without its keyboard: the conversation's state, and what one line of input does to it."""
+"""A chat without its keyboard: the conversation's state, and answering a message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from helix_mlx.cli.console.text import checked_text
 from helix_mlx.cli.session.painter import Painter
 from helix_mlx.cli.session.status import status_line
 from helix_mlx.errors import HelixError, MemoryBudgetError, PromptError, SettingsError
-from helix_mlx.request import Chunk, SamplingParams, Settings, Stats
+from helix_mlx.request import Chunk, SamplingParams, Stats, StreamSettings
+from helix_mlx.types import Message
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from helix_mlx.config import EngineConfig
     from helix_mlx.engine.memory import MemoryReport
 
-Message = dict[str, str]
-UNANSWERED = "There is no answer behind the reasoning; raise --max-tokens, or try --thinking off."
+UNANSWERED = "The model reasoned but gave no answer; raise --max-tokens, or try --thinking off."
 
 
 class Talk(Protocol):
@@ -33,10 +33,7 @@ class Talk(Protocol):
         self,
         messages: Sequence[Message],
         params: SamplingParams | None = None,
-        *,
-        cancel: Callable[[], bool] | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[StreamSettings],
     ) -> Iterator[Chunk]:
         """Answer the conversation so far."""
         ...
@@ -79,7 +76,7 @@ class ChatEngine(Protocol):
 
 
 class Repl:
-    """A conversation with an engine, and the settings it goes on with.
+    """A conversation with an engine, and its settings.
 
     Attributes:
         params: the settings of the next answer.
@@ -135,43 +132,43 @@ class Repl:
         return first[0]["content"] if first and first[0]["role"] == "system" else None
 
     def set_system(self, text: str | None) -> None:
-        """Replace the system message, or take it away."""
+        """Replace or remove the system message."""
         text = checked_text(text) if text else None
         rest = self.messages[1:] if self.system is not None else self.messages
         self.messages = [{"role": "system", "content": text}, *rest] if text else list(rest)
 
     def reset(self) -> None:
-        """Forget the conversation, and give its pages back. The system message and the settings stay."""
+        """Clear the conversation and release its pages. The system message and the settings are kept."""
         self.messages = self.messages[:1] if self.system is not None else []
         self.last_stats = self._taken_back = None
         self.talk.reset()
 
     def resume(self, messages: Sequence[Message]) -> None:
-        """Go on with another conversation, its system message included."""
+        """Replace the conversation, including its system message."""
         self.reset()
         self.messages = list(messages)
 
     def detach(self) -> None:
-        """Let go of the engine, so that its memory is free before another one is loaded."""
+        """Release the engine, so that its memory is free before another one is loaded."""
         self.attached = False
         del self.engine, self.talk
 
     def attach(self, engine: ChatEngine, talk: Talk) -> None:
-        """Go on with an engine; the messages and the settings stay."""
+        """Continue with an engine; messages and settings are kept."""
         self.engine, self.talk, self.attached = engine, talk, True
 
     def ask(self, text: str) -> None:
-        """Send a message and show the answer as it comes; Ctrl-C ends it, and what was said by then stays.
+        """Send a message and stream the answer; Ctrl-C stops it and keeps what was said so far.
 
         Raises:
             HelixError: it cannot be answered; the conversation is as it was before.
         """
         self._taken_back = text
-        if self._answer([*self.messages, {"role": "user", "content": text}], "your message was taken back"):
+        if self._answer([*self.messages, {"role": "user", "content": text}], "your message was removed"):
             self._taken_back = None
 
     def retry(self) -> int | None:
-        """Answer the last message again, in place of its answer. Where a seed is drawn from, the next one is taken.
+        """Answer the last message again, replacing its answer. If a seed is in use, take the next one.
 
         Returns:
             The new seed, where it changed.
@@ -182,7 +179,7 @@ class Repl:
         """
         last = next((at for at in reversed(range(len(self.messages))) if self.messages[at]["role"] == "user"), None)
         if last is None and self._taken_back is None:
-            raise SettingsError("there is no message to answer again yet")
+            raise SettingsError("there is no message to retry yet")
         seed = None
         if self.params.seed is not None and self.params.temperature > 0:
             seed = (self.params.seed + 1) % 2**64
@@ -190,11 +187,11 @@ class Repl:
         if self._taken_back is not None:
             self.ask(self._taken_back)
         elif last is not None:
-            self._answer(self.messages[: last + 1], "the answer before stays")
+            self._answer(self.messages[: last + 1], "the previous answer is kept")
         return seed
 
     def _answer(self, asked: list[Message], otherwise: str) -> bool:
-        """Answer a conversation; it becomes the chat's where there is an answer, else it is told what happens instead.
+        """Answer a conversation and keep it if there is an answer; else print `otherwise`.
 
         Returns:
             Whether there was an answer.
@@ -222,13 +219,13 @@ class Repl:
         if whole and last.stats:
             self.terminal.line(status_line(last), DIM)
         else:
-            ended = "stopped before the first word" if self.stopped else "there was no answer"
+            ended = "stopped before the first word" if self.stopped else "no answer"
             self.terminal.line(f"{ended}; {otherwise}", DIM)
         return bool(whole)
 
     def _show_answer(self, messages: list[Message]) -> tuple[str, str, Chunk]:
-        """Stream an answer to the terminal; return all its text, that without the reasoning, and its last chunk."""
-        bar, painter = ProgressBar(self.terminal, "Reading"), Painter(self.terminal)
+        """Stream an answer to the terminal; return its whole text, the text without reasoning, and the last chunk."""
+        bar, painter = ProgressBar(self.terminal, "Reading the prompt"), Painter(self.terminal)
         whole, answer, last = "", "", Chunk("")
         with ctrl_c_as_flag() as stopped:
             chunks = self.talk.stream(
@@ -255,6 +252,6 @@ class Repl:
         return whole, answer, last
 
     def explain(self, error: HelixError) -> str:
-        """An error in words that fit a chat."""
+        """An error message with a hint that fits a chat."""
         full = isinstance(error, PromptError | MemoryBudgetError) and len(self.messages) > 1
-        return f"{error} (/reset forgets the conversation)" if full else str(error)
+        return f"{error} (/reset clears the conversation)" if full else str(error)

@@ -1,4 +1,4 @@
-"""A conversation as a JSON file, with its settings, so that a chat can be taken up again."""
+"""A conversation and its settings as a JSON file, so that a chat can be resumed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from helix_mlx import __version__
 from helix_mlx.cli.console.text import checked_text
 from helix_mlx.errors import HelixError, SettingsError
 from helix_mlx.request import SamplingParams, check_draft_tokens
+from helix_mlx.types import Message
 
 _ROLES = ("system", "user", "assistant")
 _WORDS = ("role", "content", "reasoning_content")
@@ -31,7 +32,7 @@ class SavedChat:
     """
 
     pair: str
-    messages: Sequence[dict[str, str]]
+    messages: Sequence[Message]
     params: SamplingParams
     draft_tokens: int | None
     thinking: bool | None
@@ -50,7 +51,7 @@ class SavedChat:
 
 
 def is_saved_chat(path: Path) -> bool:
-    """Whether a file is named as one that a chat can be taken up from."""
+    """Whether a file name is that of a saved chat (.json)."""
     return path.suffix.lower() == ".json"
 
 
@@ -63,15 +64,15 @@ def read_chat(path: Path) -> SavedChat:
     try:
         return _parsed(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror or error}; name another file") from None
+        raise SettingsError(f"cannot read {path}: {error.strerror or error}; give another file") from None
     except HelixError as error:
-        raise SettingsError(f"{path} is no saved chat: {error}") from None
+        raise SettingsError(f"{path} is not a saved chat: {error}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise SettingsError(f"{path} is no saved chat; name a file that /save FILE.json wrote") from None
+        raise SettingsError(f"{path} is not a saved chat; give a file written by /save FILE.json") from None
 
 
 def _parsed(data: Any) -> SavedChat:
-    """Raises LookupError, TypeError, AttributeError or SettingsError where the data is not what was written."""
+    """Raises LookupError, TypeError, AttributeError or SettingsError if the data is not in the expected form."""
     pair, messages, settings = data["pair"], data["messages"], dict(data["settings"])
     if not isinstance(pair, str) or not isinstance(messages, list) or not messages:
         raise TypeError(pair)
@@ -85,7 +86,7 @@ def _parsed(data: Any) -> SavedChat:
     return SavedChat(checked_text(pair), read, params, check_draft_tokens(draft_tokens), thinking, template_args)
 
 
-def _message(data: Any, first: bool) -> dict[str, str]:
+def _message(data: Any, first: bool) -> Message:
     message = {word: checked_text(data[word]) for word in _WORDS if word != "reasoning_content" or word in data}
     if message["role"] not in _ROLES or (message["role"] == "system" and not first):
         raise LookupError(message["role"])

@@ -18,13 +18,13 @@ from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.request import Request, SamplingParams
 
 BY_HAND = "/set"
-"""Where a setting's value is from that was changed in the chat."""
+"""The origin shown for settings changed in the chat."""
 _FORM = re.compile(r"/([A-Za-z?]*!?)(?:\s+(.*))?$", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class SlashCommand:
-    """A command: how it is written, what it does, and the function that does it.
+    """A slash command: its usage, its help and its function.
 
     `run` gets the chat and the rest of the line, and returns whether the chat goes on.
     """
@@ -53,7 +53,7 @@ def run_command(repl: Repl, line: str) -> bool:
     name, rest = form.group(1), (form.group(2) or "").strip()
     if name not in COMMANDS:
         words = ["/" + known for known in COMMANDS]
-        raise SettingsError(f"there is no /{name}{did_you_mean('/' + name, words)}; there are {' '.join(words)}")
+        raise SettingsError(f"there is no command /{name}{did_you_mean('/' + name, words)}; /help lists them all")
     return COMMANDS[name].run(repl, rest)
 
 
@@ -61,53 +61,55 @@ def _help(repl: Repl, rest: str) -> bool:
     width = max(len(command.usage) for command in COMMANDS.values())
     for command in COMMANDS.values():
         repl.terminal.line(f"{command.usage.ljust(width)}  {command.help}")
-    repl.terminal.line('Lines between """ and """ are one message.')
-    repl.terminal.line("Ctrl-C stops an answer, Ctrl-D leaves.")
+    repl.terminal.line('Begin and end a message of several lines with """.')
+    repl.terminal.line("Ctrl-C stops an answer, Ctrl-D quits.")
     return True
 
 
 def _reset(repl: Repl, rest: str) -> bool:
     repl.reset()
-    return _note(repl, "The conversation is forgotten; the system message and the settings stay.")
+    return _note(repl, "Conversation cleared; the system message and the settings are kept.")
 
 
 def _retry(repl: Repl, rest: str) -> bool:
     seed = repl.retry()
-    return True if seed is None else _note(repl, f"That was with the next seed, {seed}.")
+    return True if seed is None else _note(repl, f"Used the next seed, {seed}.")
 
 
 def _model(repl: Repl, rest: str) -> bool:
     if not rest:
-        return _note(repl, f"This is {repl.engine.name}. /model NAME takes another pair or model.")
+        return _note(repl, f"Current model: {repl.engine.name}. /model NAME switches to another.")
     if repl.switch_model is None:
-        raise SettingsError("the model of this chat is fixed; start another with `helix-mlx chat NAME`")
+        raise SettingsError("this chat cannot switch models; start a new one with `helix-mlx chat NAME`")
     repl.switch_model(rest)
-    return _note(repl, f"Now {repl.engine.name} · {memory_line(repl.engine.memory())}")
+    return _note(repl, f"Switched to {repl.engine.name} · {memory_line(repl.engine.memory())}")
 
 
 def _system(repl: Repl, rest: str) -> bool:
     if rest:
         repl.set_system(None if rest.lower() == "none" else rest)
     if repl.system is None:
-        return _note(repl, "There is no system message. /system TEXT sets one.")
-    return _note(repl, f"System message: {repl.system} (/system none takes it away)")
+        return _note(repl, "No system message; /system TEXT sets one.")
+    return _note(repl, f"System message: {repl.system} (/system none removes it)")
 
 
 def _draft(repl: Repl, rest: str) -> bool:
     length = draft_length(rest or "auto")
     if not repl.engine.has_draft:
-        raise SettingsError("this pair has no draft; start the chat with --draft, or with another --pair")
+        raise SettingsError("there is no draft model; start the chat with --draft, or with another pair")
     if not rest:
-        return _note(repl, f"Drafts a cycle: {_shown(repl.draft_tokens, 'auto')}. /draft N, off or auto changes it.")
+        return _note(
+            repl, f"Tokens drafted per cycle: {_shown(repl.draft_tokens, 'auto')}. /draft N, off or auto changes it."
+        )
     repl.draft_tokens, repl.origins["draft_tokens"] = length, BY_HAND
-    return _note(repl, f"Drafts a cycle: {_shown(length, 'auto')}.")
+    return _note(repl, f"Tokens drafted per cycle: {_shown(length, 'auto')}.")
 
 
 def _think(repl: Repl, rest: str) -> bool:
     if rest:
         repl.thinking, repl.origins["thinking"] = thinking(rest), BY_HAND
         _tell_unread(repl, repl.thinking, None)
-    shown = {None: "auto, as the model's chat template has it", True: "on", False: "off"}[repl.thinking]
+    shown = {None: "auto (the chat template decides)", True: "on", False: "off"}[repl.thinking]
     return _note(repl, f"Thinking: {shown}." + ("" if rest else " /think on, off or auto changes it."))
 
 
@@ -122,7 +124,7 @@ def _template_arg(repl: Repl, rest: str) -> bool:
 
 def _tell_unread(repl: Repl, thinks: bool | None, template_args: dict[str, object] | None) -> None:
     for what in repl.engine.unread(thinks, template_args):
-        _note(repl, f"The model's chat template does not read {what}; it changes nothing.")
+        _note(repl, f"The model's chat template does not use {what}; it has no effect.")
 
 
 def _set(repl: Repl, rest: str) -> bool:
@@ -138,10 +140,12 @@ def _set(repl: Repl, rest: str) -> bool:
         return own[word](repl, value.strip())
     by_word = {setting.word: setting for setting in SETTINGS}
     if word not in by_word:
-        raise SettingsError(f"there is no setting {word}{did_you_mean(word, by_word)}; there are {', '.join(by_word)}")
+        raise SettingsError(
+            f"there is no setting {word}{did_you_mean(word, by_word)}; choose from {', '.join(by_word)}"
+        )
     setting = by_word[word]
     if setting.home is not SamplingParams:
-        raise SettingsError(f"{word} is fixed while a pair is loaded; start the chat with --{word}")
+        raise SettingsError(f"{word} cannot be changed during a chat; restart it with --{word}")
     if value.strip():
         repl.params = replace(repl.params, **{setting.field: setting.parse(value.strip())})
         repl.origins[setting.field] = BY_HAND
@@ -158,8 +162,8 @@ def _stats(repl: Repl, rest: str) -> bool:
     return _note(
         repl,
         f"{memory_line(memory)}; {memory.pages_used} of {memory.pages_total} pages in use, "
-        f"{memory.pages_cached} kept for what begins alike, "
-        f"{memory.unused_fraction:.0%} of their positions empty",
+        f"{memory.pages_cached} cached for reuse, "
+        f"{memory.unused_fraction:.0%} of their positions unused",
     )
 
 
@@ -177,7 +181,7 @@ def _quit(repl: Repl, rest: str) -> bool:
 
 def _write_transcript(repl: Repl, rest: str, overwrite: bool) -> bool:
     if not rest:
-        raise SettingsError("/save needs the name of a file, such as /save talk.md")
+        raise SettingsError("/save needs a file name, such as /save talk.md")
     path = _path(rest)
     if is_saved_chat(path):
         text = SavedChat(
@@ -186,12 +190,12 @@ def _write_transcript(repl: Repl, rest: str, overwrite: bool) -> bool:
     else:
         text = render_markdown(repl.engine.name, repl.messages)
     save_transcript(path, text if repl.messages else "", overwrite)
-    return _note(repl, f"Saved in {path}.")
+    return _note(repl, f"Saved to {path}.")
 
 
 def _load(repl: Repl, rest: str) -> bool:
     if not rest:
-        raise SettingsError("/load needs the name of a file, such as /load talk.json")
+        raise SettingsError("/load needs a file name, such as /load talk.json")
     path = _path(rest)
     saved = read_chat(path)
     repl.resume(saved.messages)
@@ -202,14 +206,18 @@ def _load(repl: Repl, rest: str) -> bool:
         words.append("draft_tokens")
     repl.origins = {**repl.origins, **dict.fromkeys(words, path.name)}
     _tell_unread(repl, repl.thinking, repl.template_args)
-    other = "" if saved.pair == repl.engine.name else f" It was with {saved.pair}, and goes on with {repl.engine.name}."
+    other = (
+        ""
+        if saved.pair == repl.engine.name
+        else f" It was saved with {saved.pair} and continues with {repl.engine.name}."
+    )
     return _note(repl, f"Loaded {len(saved.messages)} messages and the settings from {path}.{other}")
 
 
 def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # there is no such user
+    except RuntimeError:  # "~name" of an unknown user
         return Path(text)
 
 
@@ -235,24 +243,24 @@ def _shown(value: object, otherwise: str) -> str:
 
 def _note(repl: Repl, text: str) -> bool:
     if repl.as_json:
-        repl.terminal.error_line(text)  # a script reads the answers alone
+        repl.terminal.error_line(text)  # scripts read only the answers from standard output
     else:
         repl.terminal.line(text, DIM)
     return True
 
 
 COMMANDS = {
-    "help": SlashCommand("/help", "this list", _help),
-    "retry": SlashCommand("/retry", "answer the last message again; with a seed, the next one", _retry),
-    "reset": SlashCommand("/reset", "forget the conversation", _reset),
-    "system": SlashCommand("/system TEXT", "set the system message; none takes it away", _system),
-    "draft": SlashCommand("/draft N|off|auto", "drafts a cycle", _draft),
-    "think": SlashCommand("/think on|off|auto", "whether the model reasons before it answers", _think),
-    "set": SlashCommand("/set NAME VALUE", "change a setting, such as temperature 0.7; alone, show them all", _set),
-    "stats": SlashCommand("/stats", "what the last answer cost, and the memory in use", _stats),
-    "save": SlashCommand("/save FILE", "write the conversation, as Markdown or, to FILE.json, for /load", _save),
-    "save!": SlashCommand("/save! FILE", "the same, over a file that exists", _save_over),
-    "load": SlashCommand("/load FILE.json", "go on with a saved conversation and its settings", _load),
-    "model": SlashCommand("/model NAME", "go on with another pair or model", _model),
-    "quit": SlashCommand("/quit", "leave", _quit),
+    "help": SlashCommand("/help", "show this list", _help),
+    "retry": SlashCommand("/retry", "answer the last message again, with the next seed if one is set", _retry),
+    "reset": SlashCommand("/reset", "clear the conversation", _reset),
+    "system": SlashCommand("/system TEXT", "set the system message; /system none removes it", _system),
+    "draft": SlashCommand("/draft N|off|auto", "tokens to draft per cycle", _draft),
+    "think": SlashCommand("/think on|off|auto", "turn reasoning on or off", _think),
+    "set": SlashCommand("/set NAME VALUE", "change a setting, such as temperature 0.7; /set alone shows all", _set),
+    "stats": SlashCommand("/stats", "show statistics of the last answer and memory use", _stats),
+    "save": SlashCommand("/save FILE", "save the conversation: .json to load again, else Markdown", _save),
+    "save!": SlashCommand("/save! FILE", "the same, overwriting an existing file", _save_over),
+    "load": SlashCommand("/load FILE.json", "resume a saved conversation with its settings", _load),
+    "model": SlashCommand("/model NAME", "switch to another pair or model", _model),
+    "quit": SlashCommand("/quit", "quit", _quit),
 }

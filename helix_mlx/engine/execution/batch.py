@@ -196,7 +196,7 @@ class Batch:
 
         Args:
             draft: of those that ask the draft model; None where nobody does.
-            found: K tokens or fewer of token drafters, by row.
+            proposed: K tokens or fewer of token drafters, by row.
             count: K, the drafts of each row.
             vocab_size: of the target.
         """

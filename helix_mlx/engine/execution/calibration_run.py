@@ -1,4 +1,4 @@
-"""Runs the cycles that a ladder of costs is measured by: a sequence of nobody's, through the engine's own steps."""
+"""Runs the cycles that a cost table is measured by: a sequence of nobody's, through the engine's own steps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from helix_mlx.engine.execution.runner import Runner
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS
-from helix_mlx.speculative.calibration import ladder_of
-from helix_mlx.speculative.cost_model import CostTable, Kind
+from helix_mlx.speculative.calibration import cost_table_of
+from helix_mlx.speculative.cost_model import CostTable, CycleKind
 from helix_mlx.speculative.draft_length import NO_DRAFT
 from helix_mlx.speculative.drafter import DrafterSpec, Needs
 from helix_mlx.speculative.ngram import NgramLookup
@@ -26,7 +26,7 @@ MOST_ROUNDS = 8
 SLOW_S = 0.03
 """A pass from which on a round of every K takes too long; some are left out then."""
 PROMPT_TOKENS = 36
-PLAIN: Kind = (0, False)
+PLAIN: CycleKind = (0, False)
 PLAIN_RUN, RUN = 8, 3
 """Cycles of one kind one after the other. Of those with drafts the first is not counted. Plain ones are enqueued before
 the one in front of them is read, so that what each took is told by all of a run together."""
@@ -46,33 +46,33 @@ ANYTHING = DrafterSpec(Anything.name, Needs.TOKENS, {"ngram": 0.5}, Anything)
 
 
 class Schedule:
-    """A chooser that goes through kinds of cycles, a few of each, and keeps what they took.
+    """A policy that goes through kinds of cycles, a few of each, and keeps what they took.
 
     Args:
         kinds: K, and whether the draft model is asked.
     """
 
-    def __init__(self, kinds: Seq[Kind]) -> None:
-        self.seconds: dict[Kind, list[float]] = defaultdict(list)
+    def __init__(self, kinds: Seq[CycleKind]) -> None:
+        self.seconds: dict[CycleKind, list[float]] = defaultdict(list)
         self.reads: list[tuple[int, float]] = []
-        self._left = deque(kinds)
+        self._remaining = deque(kinds)
         self._launched = 0
         self._plain: list[float | None] = []
-        self._in_flight: deque[tuple[Kind, bool]] = deque()
+        self._in_flight: deque[tuple[CycleKind, bool]] = deque()
 
     @property
     def done(self) -> bool:
         """Whether everything on it has run."""
-        return not self._left
+        return not self._remaining
 
     def choose(self, decoding: Seq[Sequence], most: int) -> None:
         """See `DraftPolicy.choose`."""
         if not decoding:
             return
-        if self._left and self._launched >= self._run():
-            self._left.popleft()
+        if self._remaining and self._launched >= self._run():
+            self._remaining.popleft()
             self._launched = 0
-        count, uses_model = self._left[0] if self._left else (0, False)
+        count, uses_model = self._remaining[0] if self._remaining else (0, False)
         for sequence in decoding:
             model = next(filter(sequence.drafting.needs_model, sequence.drafting.drafters), NO_DRAFT)
             sequence.drafting.set_next(model if uses_model else Anything.name if count else NO_DRAFT, count)
@@ -80,17 +80,17 @@ class Schedule:
 
     def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
         """See `DraftPolicy.wants_drafts`: when enough plain cycles are on their way, the next kind has its turn."""
-        if not self._left or self._launched >= self._run():
+        if not self._remaining or self._launched >= self._run():
             return True
         self._launch()
         return False
 
-    def note(self, flown: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
+    def note(self, outcomes: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
         """See `DraftPolicy.note`."""
         if not self._in_flight:
             return
         kind, first = self._in_flight.popleft()
-        if kind != (max(count for _, count, _ in flown), uses_model):
+        if kind != (max(count for _, count, _ in outcomes), uses_model):
             return
         if kind == PLAIN:
             self._plain.append(seconds)
@@ -105,11 +105,11 @@ class Schedule:
         self.reads.append((tokens, seconds))
 
     def _run(self) -> int:
-        return PLAIN_RUN if self._left[0] == PLAIN else RUN
+        return PLAIN_RUN if self._remaining[0] == PLAIN else RUN
 
     def _launch(self) -> None:
-        if self._left:
-            self._in_flight.append((self._left[0], self._launched == 0))
+        if self._remaining:
+            self._in_flight.append((self._remaining[0], self._launched == 0))
             self._launched += 1
 
 
@@ -130,11 +130,11 @@ def measure(
         progress: is told rounds done and in all.
 
     Returns:
-        The ladder of one sequence with a short context; None where the context is too short for one.
+        The cost table of one sequence with a short context; None where the context is too short for one.
     """
     began = time.perf_counter()
     draws = random.Random(0)
-    seconds: dict[Kind, list[float]] = defaultdict(list)
+    seconds: dict[CycleKind, list[float]] = defaultdict(list)
     reads: list[tuple[int, float]] = []
     counts: Any = range(MAX_DRAFT_TOKENS + 1)
     for number in range(MOST_ROUNDS):
@@ -159,4 +159,4 @@ def measure(
             progress(number + 1, MOST_ROUNDS)
         if number and time.perf_counter() - began > BUDGET_S:
             break
-    return ladder_of(seconds, reads)
+    return cost_table_of(seconds, reads)

@@ -133,7 +133,7 @@ def cycle(
         models: the target, and who proposes the drafts that were not looked up.
         batch: moved on to its state after the cycle, on the device.
         counts: K of each sequence; 0 is plain decoding. Rows behind a sequence's own K are filling.
-        found: the drafts of token drafters, by row.
+        proposed: the drafts of token drafters, by row.
         in_flight: tokens a sequence may be ahead of what the host has read.
         certain: it is so far ahead for sure.
 

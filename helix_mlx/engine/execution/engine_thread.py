@@ -90,7 +90,7 @@ class EngineThread:
     def check_open(self) -> None:
         """Raise ClosedError where the engine has been closed."""
         if self._closed:
-            raise ClosedError("this engine is closed; load another one")
+            raise ClosedError("the engine is closed; load a new one")
 
     @property
     def is_current(self) -> bool:
@@ -127,7 +127,7 @@ class EngineThread:
             try:
                 self._runner.abandon()
             finally:
-                self._fail_all(ClosedError("this engine was closed before the answer ended; load another one"))
+                self._fail_all(ClosedError("the engine was closed before the answer ended; load a new one"))
                 mx.clear_streams()
 
     def _take_in(self) -> bool:

@@ -16,7 +16,7 @@ from helix_mlx.engine.execution.checkpoints import Checkpoints
 from helix_mlx.engine.execution.cycle import InFlightStep, Models, cycle, tail_slots
 from helix_mlx.engine.execution.prefill import Prefill
 from helix_mlx.engine.execution.run_ahead import WaitsFor, waits_for
-from helix_mlx.engine.memory import grow, held_beside
+from helix_mlx.engine.memory import grow, held_beside, kv_budget
 from helix_mlx.engine.metrics import Counters, Metrics
 from helix_mlx.engine.scheduling.draft_policy import DraftPolicy
 from helix_mlx.engine.scheduling.scheduler import Scheduler
@@ -38,7 +38,7 @@ class Runner:
         pool: their pages.
         cache: the prefix cache over them.
         scheduler: decides whose turn it is.
-        chooser: decides who drafts and how many, for those who leave it open.
+        policy: decides who drafts and how many, for those who leave it open.
         lookahead: cycles that are enqueued before one is read; None is one where nobody drafts, else none.
     """
 
@@ -48,18 +48,18 @@ class Runner:
         pool: PagePool,
         cache: PrefixCache,
         scheduler: Scheduler[Sequence],
-        chooser: DraftPolicy,
+        policy: DraftPolicy,
         lookahead: int | None,
     ) -> None:
         self._models = models
         self._pool = pool
         self._cache = cache
         self._scheduler = scheduler
-        self.chooser = chooser
+        self.policy = policy
         self._lookahead = lookahead
         self._batch: Batch | None = None
         self._decode: list[tuple[Sequence, int]] = []
-        self._flights: deque[InFlightStep] = deque()
+        self._steps_in_flight: deque[InFlightStep] = deque()
         self._steady = False
         self._device_idle = True
         self._arrivals = 0
@@ -83,22 +83,22 @@ class Runner:
         self._steady = False
 
     def step(self) -> list[Event]:
-        """Do what is due: read a chunk of prompts, and run a cycle of all answers.
+        """One step: read a chunk of prompts, and run a cycle of all answers.
 
         Returns:
             What came out of it, for each answer.
         """
         began = time.perf_counter()
         events: list[Event] = []
-        if not self._flights:
+        if not self._steps_in_flight:
             events += self._finish()
             self._plan()
             self._launch()
-        if self._flights and self._waits_for() is None:
+        if self._steps_in_flight and self._waits_for() is None:
             self._launch()
-        if self._flights:
+        if self._steps_in_flight:
             events += self._read()
-        if not self._flights:
+        if not self._steps_in_flight:
             events += self._finish()
         self._count.busy_s += time.perf_counter() - began
         return events
@@ -107,7 +107,7 @@ class Runner:
         """After an error: forget everything, since nothing that was read can be trusted; return who was there."""
         held = [*self._scheduler.running, *self._scheduler.waiting]
         gone = held + [copy for sequence in held for copy in sequence.copies]
-        self._flights.clear()
+        self._steps_in_flight.clear()
         self._batch, self._decode = None, []
         for sequence in held:
             self._scheduler.remove(sequence)
@@ -119,14 +119,14 @@ class Runner:
         return gone
 
     @contextmanager
-    def isolated(self, chooser: DraftPolicy) -> Iterator[None]:
-        """Run sequences that are nobody's: with a chooser of their own, and afterwards nothing is left of them.
+    def isolated(self, policy: DraftPolicy) -> Iterator[None]:
+        """Run sequences that are nobody's: with a policy of their own, and afterwards nothing is left of them.
 
         One of them has room for every K, however few rows a pass has otherwise.
         """
         assert self.idle
-        before, counts, limits = self.chooser, vars(self._count).copy(), self._scheduler.limits
-        self.chooser = chooser
+        before, counts, limits = self.policy, vars(self._count).copy(), self._scheduler.limits
+        self.policy = policy
         self._scheduler.limits = replace(limits, max_rows=max(limits.max_rows, MAX_DRAFT_TOKENS + 1))
         try:
             yield
@@ -134,7 +134,7 @@ class Runner:
             self.abandon()
             mx.synchronize()
             self._device_idle = True
-            self.chooser, self._scheduler.limits = before, limits
+            self.policy, self._scheduler.limits = before, limits
             vars(self._count).update(counts)
 
     @property
@@ -153,7 +153,7 @@ class Runner:
             pages_used=allocator.pages_used,
             pages_cached=allocator.pages_cached,
             kv_bytes=self._pool.nbytes,
-            kv_budget=self._pool.nbytes_most,
+            kv_budget=kv_budget(self._pool, self._scheduler.limits.max_sequences, self._cache.snapshots.nbytes_most),
             tail_bytes=tail_bytes,
             state_bytes=len(running) * sum(layout.state_bytes for layout in self._pool.layouts),
             snapshot_bytes=self._cache.snapshots.nbytes,
@@ -210,17 +210,17 @@ class Runner:
         if self._batch is not None and self._batch.has_full_page():
             self._commit()
         begun = [s for s in self._scheduler.running if s.emitted_count and s.kv.target_length == s.length]
-        self.chooser.choose(begun, self._scheduler.most_drafts(len(begun)))
+        self.policy.choose(begun, self._scheduler.most_drafts(len(begun)))
         asking = [s for s in begun if s.drafting.uses_model and s.draft_wanted]
         for sequence in self._scheduler.running:
             sequence.drafting.only_model_user = asking == [sequence]
         prefill = self._prefill
         if grow(self._pool, self._scheduler, prefill.pages_needed):
             self._read_at = None  # no cycle takes as long
-        turn = self._scheduler.admit(self._pool.allocator.pages_free, prefill.pages_needed, prefill.pages_returned)
-        for sequence in turn.preempt:
+        admission = self._scheduler.admit(self._pool.allocator.pages_free, prefill.pages_needed, prefill.pages_returned)
+        for sequence in admission.preempt:
             self._preempt(sequence)
-        for sequence in turn.admit:
+        for sequence in admission.admit:
             prefill.begin(sequence)
         plan = self._scheduler.plan()
         for sequence, count in plan.prefill:
@@ -228,15 +228,15 @@ class Runner:
         for sequence, count in plan.draft_prefill:
             began, before = time.perf_counter(), sequence.kv.draft_length
             prefill.read_draft(sequence, count)
-            self.chooser.note_read(sequence.kv.draft_length - before, time.perf_counter() - began)
+            self.policy.note_read(sequence.kv.draft_length - before, time.perf_counter() - began)
         decode = self._with_copies(plan.decode)
         self._arrange_batch(decode)
         self._decode = decode
         first = any(s.emitted_count == 0 for s, _ in decode)
         others = bool(plan.prefill or plan.draft_prefill or first)
         # Who waits now goes on waiting until somebody ends or arrives, unless pages were made free for others just now.
-        self._steady = not (others or turn.preempt)
-        if others or turn.preempt or turn.admit:
+        self._steady = not (others or admission.preempt)
+        if others or admission.preempt or admission.admit:
             self._device_idle, self._read_at = False, None
 
     def _arrange_batch(self, decode: list[tuple[Sequence, int]]) -> None:
@@ -300,7 +300,7 @@ class Runner:
         if self._batch is None or not self._steady:
             return WaitsFor.OTHER_WORK
         return waits_for(
-            self._batch, self._decode, self._scheduler, self.chooser, self._pool.allocator.pages_free, self._lookahead
+            self._batch, self._decode, self._scheduler, self.policy, self._pool.allocator.pages_free, self._lookahead
         )
 
     def _launch(self) -> None:
@@ -310,12 +310,12 @@ class Runner:
         asked = {id(sequence): count for sequence, count in self._decode}
         counts = [asked[id(sequence)] for sequence in batch.sequences]
         proposed = self._look_up(batch, counts)
-        in_flight = sum(max(flight.counts) + 1 for flight in self._flights)
-        certain = not any(count for flight in self._flights for count in flight.counts)
+        in_flight = sum(max(step.counts) + 1 for step in self._steps_in_flight)
+        certain = not any(count for step in self._steps_in_flight for count in step.counts)
         packed, checkpoints = cycle(self._models, batch, counts, proposed, in_flight, certain)
         drafting = set(batch.asked(counts, proposed))
         self._device_idle = False
-        self._flights.append(InFlightStep(packed, list(batch.sequences), counts, drafting, checkpoints))
+        self._steps_in_flight.append(InFlightStep(packed, list(batch.sequences), counts, drafting, checkpoints))
         self._count.target_passes += 1
 
     def _look_up(self, batch: Batch, counts: list[int]) -> dict[int, list[int]]:
@@ -337,32 +337,32 @@ class Runner:
 
     def _read(self) -> list[Event]:
         """Wait for the oldest cycle and take its tokens: the one host synchronisation of a cycle."""
-        flight = self._flights.popleft()
-        if not self._flights:
+        step = self._steps_in_flight.popleft()
+        if not self._steps_in_flight:
             # As good a wait as the next line's, and after it a commit finds the device idle.
             mx.synchronize()
             self._device_idle = True
-        rows: Any = flight.packed.tolist()
+        rows: Any = step.packed.tolist()
         now = time.perf_counter()
         seconds = None if self._read_at is None else now - self._read_at
         self._read_at = now
         kept = [max(0, row[0]) for row in rows]
-        flown = list(zip(flight.sequences, flight.counts, kept, strict=True))
-        self.chooser.note(flown, bool(flight.drafting), seconds)
+        outcomes = list(zip(step.sequences, step.counts, kept, strict=True))
+        self.policy.note(outcomes, bool(step.drafting), seconds)
         events: list[Event] = []
-        for row, (sequence, (kept, *tokens)) in enumerate(zip(flight.sequences, rows, strict=True)):
+        for row, (sequence, (kept, *tokens)) in enumerate(zip(step.sequences, rows, strict=True)):
             if sequence.finished:
                 continue
-            count = flight.counts[row]
-            drafted = max(flight.counts) if row in flight.drafting else 0
+            count = step.counts[row]
+            drafted = max(step.counts) if row in step.drafting else 0
             with sequence.failing_alone():
                 if kept < 0:
                     raise LogitsError(
-                        f"the target's logits are no numbers at token {sequence.emitted_count + 1} of the answer: its "
-                        "weights are damaged, or too large for their type; fetch or convert the model again"
+                        f"the target's logits are not finite at token {sequence.emitted_count + 1} of the answer: its "
+                        "weights are damaged, or overflow their type; download or convert the model again"
                     )
                 events.append((sequence, self._take(sequence, tokens[: kept + 1], count, drafted)))
-                for checkpoint in flight.checkpoints:
+                for checkpoint in step.checkpoints:
                     read = sequence.length if checkpoint.model == TARGET else sequence.kv.draft_length
                     self._checkpoints.note(checkpoint, row, sequence, read)
         return events

@@ -1,7 +1,7 @@
 """Who drafts in the next cycle, and how many: chosen for all sequences that leave it to the engine, and learnt from.
 
 Rows of one pass are padded to the longest, so those who run together have one draft length; what is expected of the
-drafts is each sequence's own, and so is whether its n-grams have anything to offer.
+drafts is each sequence's own, and so is whether its n-grams have anything to propose.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from helix_mlx.speculative.draft_length import (
 from helix_mlx.speculative.prefix_prior import PrefixPrior
 
 REST = 7
-"""Cycles without drafts that go on as they are, as long as token drafters have no more to offer than before."""
+"""Cycles without drafts that go on as they are, as long as token drafters have no more to propose than before."""
 LONG_READ = 16
 """Tokens from which on a read tells what one of them costs."""
-PLAIN_BASELINE = "to see what a cycle without drafts takes"
-"""Why nobody drafts in a plain cycle that is owed."""
+PLAIN_BASELINE = "to measure a cycle without drafts"
+"""The reason given for a cycle without drafts that is run to measure its cost."""
 _BUCKET = 1024
 """Positions from which on the cost of a cycle is learnt anew, at every doubling: attention reads them all."""
 
@@ -52,7 +52,7 @@ class DraftPolicy(Protocol):
         """
         ...
 
-    def note(self, flown: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
+    def note(self, outcomes: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
         """What came of a cycle.
 
         Args:
@@ -71,18 +71,18 @@ class AdaptiveDraftPolicy:
     """Chooses by what a cycle costs and what is kept.
 
     Args:
-        ladder: what the parts of a cycle cost; measured, or an estimate to begin with.
+        cost_table: what the parts of a cycle cost; measured, or an estimate to begin with.
         measured: which of both.
     """
 
-    def __init__(self, ladder: CostTable, measured: bool = False) -> None:
+    def __init__(self, cost_table: CostTable, measured: bool = False) -> None:
         self._length = DraftLengthController()
         self._priors: dict[tuple[str, int], PrefixPrior] = {}
-        self.begin(ladder, measured)
+        self.begin(cost_table, measured)
 
-    def begin(self, ladder: CostTable, measured: bool) -> None:
+    def begin(self, cost_table: CostTable, measured: bool) -> None:
         """Take these costs, and forget those that were learnt."""
-        self.ladder, self._measured = ladder, measured
+        self.cost_table, self._measured = cost_table, measured
         self._costs: dict[tuple[int, int], CostModel] = {}
         self._now: CostModel | None = None
         self._read_s: float | None = None
@@ -98,22 +98,22 @@ class AdaptiveDraftPolicy:
         open_ = [s for s in decoding if s.drafting.is_adaptive]
         if not open_:
             return
-        owed = costs.needs_plain_sample()
-        if owed or not _could_pay(costs, decoding, open_, most):
+        needs_plain = costs.needs_plain_sample()
+        if needs_plain or not _could_pay(costs, decoding, open_, most):
             for sequence in open_:
                 sequence.drafting.set_next(NO_DRAFT, 0)
-                sequence.stats.draft_choice = PLAIN_BASELINE if owed else PLAIN.reason
+                sequence.stats.draft_choice = PLAIN_BASELINE if needs_plain else PLAIN.reason
             return
         # One that joins many others is not worth trying for all of them what it alone may be good at.
-        if 2 * sum(not s.drafting.offered for s in open_) > len(open_):
+        if 2 * sum(not s.drafting.max_drafts for s in open_) > len(open_):
             self._length.begin()
-        offers, plain_s = self._offers(costs, decoding, open_, most)
-        choice = self._length.weigh(offers, plain_s, max(s.remaining for s in open_))
-        self._length.commit_choice(choice, offers, plain_s, cycles=1 + rested)
+        candidates, plain_s = self._candidates(costs, decoding, open_, most)
+        choice = self._length.weigh(candidates, plain_s, max(s.remaining for s in open_))
+        self._length.commit_choice(choice, candidates, plain_s, cycles=1 + rested)
         self._rest(choice, open_)
         for sequence in open_:
-            offered = sequence.drafting.offered.get(choice.drafter, 0)
-            sequence.drafting.set_next(choice.drafter, min(choice.count, offered))
+            max_drafts = sequence.drafting.max_drafts.get(choice.drafter, 0)
+            sequence.drafting.set_next(choice.drafter, min(choice.count, max_drafts))
             sequence.stats.draft_choice = choice.reason
 
     def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
@@ -130,25 +130,25 @@ class AdaptiveDraftPolicy:
             return False
         if costs.needs_plain_sample():
             return False
-        offers, plain_s = self._offers(costs, decoding, open_, most)
-        choice = self._length.weigh(offers, plain_s, max(s.remaining for s in open_))
+        candidates, plain_s = self._candidates(costs, decoding, open_, most)
+        choice = self._length.weigh(candidates, plain_s, max(s.remaining for s in open_))
         if choice.count:
             return True
-        self._length.commit_choice(choice, offers, plain_s, cycles=1 + self._rested)
+        self._length.commit_choice(choice, candidates, plain_s, cycles=1 + self._rested)
         self._rest(choice, open_)
         return False
 
-    def note(self, flown: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
+    def note(self, outcomes: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
         """See `DraftPolicy.note`."""
-        if not any(count for _, count, _ in flown):
+        if not any(count for _, count, _ in outcomes):
             self._plain_cycles += 1
             # Plain cycles are many and alike: where nobody waits to learn of them, a few tell enough.
-            if self._rested or (self._plain_cycles % REST and not any(s.drafting.is_adaptive for s, _, _ in flown)):
+            if self._rested or (self._plain_cycles % REST and not any(s.drafting.is_adaptive for s, _, _ in outcomes)):
                 return
         if seconds is not None and self._now is not None:
-            self._now.note(max(count for _, count, _ in flown), uses_model, seconds)
+            self._now.note(max(count for _, count, _ in outcomes), uses_model, seconds)
         drafted = accepted = 0
-        for sequence, count, kept in flown:
+        for sequence, count, kept in outcomes:
             if not sequence.drafting.is_adaptive or not count:
                 continue
             drafter = sequence.drafting.next_drafter
@@ -161,7 +161,7 @@ class AdaptiveDraftPolicy:
     def note_read(self, tokens: int, seconds: float) -> None:
         """See `DraftPolicy.note_read`. Short reads cost a pass, whatever they read."""
         if tokens >= LONG_READ:
-            found = max(0.0, seconds - self.ladder.draft_s) / tokens
+            found = max(0.0, seconds - self.cost_table.draft_s) / tokens
             self._read_s = found if self._read_s is None else 0.5 * (self._read_s + found)
 
     def _rest(self, choice: Choice, open_: list[Sequence]) -> None:
@@ -171,12 +171,12 @@ class AdaptiveDraftPolicy:
 
     @staticmethod
     def _matches(open_: list[Sequence]) -> list[str]:
-        """What token drafters have to offer now, by the kind of it."""
+        """What token drafters have to propose now, by the kind of it."""
         return [
             "; ".join(s.drafting.kind(name) for name in s.drafting.token_drafters if s.available(name)) for s in open_
         ]
 
-    def _offers(
+    def _candidates(
         self, costs: CostModel, decoding: Seq[Sequence], open_: list[Sequence], most: int
     ) -> tuple[list[Candidate], float]:
         """What can be had for the next cycle, and what it costs without."""
@@ -185,16 +185,16 @@ class AdaptiveDraftPolicy:
         asked = any(s.drafting.uses_model and s.draft_wanted for s in fixed)
         for sequence in open_:
             names = sequence.drafting.drafters
-            sequence.drafting.offered = {name: sequence.available(name) for name in names} | {NO_DRAFT: 0}
-        offers = []
+            sequence.drafting.max_drafts = {name: sequence.available(name) for name in names} | {NO_DRAFT: 0}
+        candidates = []
         for drafter in dict.fromkeys(name for s in open_ for name in s.drafting.drafters):
-            able = [s for s in open_ if s.drafting.offered.get(drafter)]
+            able = [s for s in open_ if s.drafting.max_drafts.get(drafter)]
             if not able or not most:
                 continue
             needs_model = able[0].drafting.needs_model(drafter)
             parts = [
-                (self._estimate(s, drafter, s.drafting.kind(drafter)), s.drafting.offered[drafter])
-                if s.drafting.offered.get(drafter)
+                (self._estimate(s, drafter, s.drafting.kind(drafter)), s.drafting.max_drafts[drafter])
+                if s.drafting.max_drafts.get(drafter)
                 else None
                 for s in open_
             ]
@@ -204,14 +204,14 @@ class AdaptiveDraftPolicy:
                 return costs.cycle_s(max(count, floor), uses_model)
 
             catch_up = self._catch_up_s(able, costs, alone=len(able) == 1 and not asked) if needs_model else 0.0
-            highest = min(most, max(s.drafting.offered[drafter] for s in able))
+            highest = min(most, max(s.drafting.max_drafts[drafter] for s in able))
             acceptance = parts[0][0] if len(parts) == 1 and parts[0] else BatchAcceptance(parts)
-            offers.append(Candidate(drafter, acceptance, highest, cycle_s, catch_up / len(open_)))
-        return offers, costs.cycle_s(floor, asked)
+            candidates.append(Candidate(drafter, acceptance, highest, cycle_s, catch_up / len(open_)))
+        return candidates, costs.cycle_s(floor, asked)
 
     def _catch_up_s(self, able: list[Sequence], costs: CostModel, alone: bool) -> float:
         """Seconds for the draft model to read what it has missed: a pass each, and what many tokens cost more."""
-        read_s = costs.ladder.draft_read_s if self._read_s is None else self._read_s
+        read_s = costs.cost_table.draft_read_s if self._read_s is None else self._read_s
         return sum(missed_s(s.draft_lag, read_s, costs.draft_s, alone) for s in able)
 
     def _costs_of(self, decoding: Seq[Sequence]) -> CostModel:
@@ -220,7 +220,7 @@ class AdaptiveDraftPolicy:
         if key not in self._costs:
             known = [self._costs[other] for other in self._costs if other[0] == key[0]]
             guessed = not self._measured or key != (1, 0)
-            self._costs[key] = known[-1].carried() if known else CostModel(self.ladder.for_batch(key[0]), guessed)
+            self._costs[key] = known[-1].carried() if known else CostModel(self.cost_table.for_batch(key[0]), guessed)
         return self._costs[key]
 
     def _estimate(self, sequence: Sequence, drafter: str, kind: str) -> Acceptance:
@@ -257,8 +257,8 @@ def missed_s(count: int, read_s: float, draft_s: float, alone: bool) -> float:
     return count * read_s + (0.0 if alone and count <= DRAFT_GAP else draft_s)
 
 
-def estimated_ladder(share: float) -> CostTable:
-    """A ladder where nothing was measured: rows cost a little, and a draft its share of the target's bytes.
+def estimated_cost_table(share: float) -> CostTable:
+    """A cost table where nothing was measured: rows cost a little, and a draft its share of the target's bytes.
 
     The scale does not matter: the first cycle tells how fast the machine is.
 

@@ -28,7 +28,7 @@ class DraftState:
         only_model_user: no other sequence of the next cycle asks the draft model, which then reads a few tokens that
             it missed in that very cycle.
         estimates: how many drafts are kept, by their kind.
-        offered: how many each drafter has for the next cycle.
+        max_drafts: how many each drafter has for the next cycle.
     """
 
     draft_tokens: int | None = 0
@@ -40,7 +40,7 @@ class DraftState:
     next_draft_tokens: int = 0
     only_model_user: bool = False
     estimates: dict[str, Acceptance] = field(default_factory=dict)
-    offered: dict[str, int] = field(default_factory=dict)
+    max_drafts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, drafter: str, drafters: Mapping[str, DrafterSpec], draft_tokens: int | None) -> DraftState:

@@ -13,15 +13,15 @@ from helix_mlx.types import Notice
 
 
 class FailsafePolicy:
-    """Hands every call on to a chooser. When that has failed once, nobody drafts who leaves the choice to the engine.
+    """Hands every call on to another policy. Once that has failed, the engine chooses no drafts any more.
 
     Args:
-        chooser: decides as long as it works.
+        policy: decides as long as it works.
         tell: is told of the failure, once.
     """
 
-    def __init__(self, chooser: DraftPolicy, tell: Notice) -> None:
-        self._chooser = chooser
+    def __init__(self, policy: DraftPolicy, tell: Notice) -> None:
+        self._policy = policy
         self._tell = tell
         self._failed = False
 
@@ -29,7 +29,7 @@ class FailsafePolicy:
         """See `DraftPolicy.choose`."""
         with self._watched():
             if not self._failed:
-                self._chooser.choose(decoding, most)
+                self._policy.choose(decoding, most)
         if self._failed:
             for sequence in decoding:
                 if sequence.drafting.is_adaptive:
@@ -39,20 +39,20 @@ class FailsafePolicy:
     def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
         """See `DraftPolicy.wants_drafts`."""
         with self._watched():
-            return not self._failed and self._chooser.wants_drafts(decoding, most)
+            return not self._failed and self._policy.wants_drafts(decoding, most)
         return False
 
-    def note(self, flown: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
+    def note(self, outcomes: Seq[tuple[Sequence, int, int]], uses_model: bool, seconds: float | None) -> None:
         """See `DraftPolicy.note`."""
         with self._watched():
             if not self._failed:
-                self._chooser.note(flown, uses_model, seconds)
+                self._policy.note(outcomes, uses_model, seconds)
 
     def note_read(self, tokens: int, seconds: float) -> None:
         """See `DraftPolicy.note_read`."""
         with self._watched():
             if not self._failed:
-                self._chooser.note_read(tokens, seconds)
+                self._policy.note_read(tokens, seconds)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -61,6 +61,6 @@ class FailsafePolicy:
         except Exception as error:
             self._failed = True
             self._tell(
-                f"Choosing drafts failed ({type(error).__name__}: {error}); answers go on without drafts. "
-                "This is a fault of Helix: please report it."
+                f"Choosing drafts failed ({type(error).__name__}: {error}); continuing without drafts. "
+                "This is a bug in Helix; please report it."
             )

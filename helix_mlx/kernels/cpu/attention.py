@@ -1,4 +1,4 @@
-"""Attention that reads pages and tail where they lie, on the CPU, in the place of a model's own.
+"""CPU attention that reads pages and tail in place, instead of the model's own attention.
 
 The definition is `paged_attention.paged_attention`; the fast form is in `cpu/attention_*.cpp`. It needs the queries
 too, so it cannot hide behind a cache's `update_and_fetch`: that returns where the keys and values lie, and the name
@@ -80,7 +80,7 @@ def paged_attention(
 
 @dataclass(frozen=True)
 class PagedKVRef:
-    """What a cache returns in the place of gathered keys and values: where they lie, and who can read them there."""
+    """Returned by a cache instead of gathered keys and values: where they are stored, and the kernel to read them."""
 
     stored: Stored
     library: CpuLibrary
@@ -94,9 +94,9 @@ class WindowMask:
 
 
 def install(model: object) -> bool:
-    """Let a model's attention read keys and values `PagedKVRef`; with anything else it goes on as before.
+    """Make a model's attention accept `PagedKVRef` keys and values; anything else works as before.
 
-    mlx-lm's modules are changed for good, for every model that shares them.
+    This patches mlx-lm's modules permanently, for every model that uses them.
 
     Args:
         model: a loaded model of mlx-lm.
@@ -117,7 +117,7 @@ def install(model: object) -> bool:
 
 
 def _takes_it(model: Module) -> bool:
-    """Whether every layer reads in place, seen in a pass that is never evaluated."""
+    """Whether every layer reads in place, found with a pass that is never evaluated."""
     probes = [_Probe() for _ in model.layers]
     try:
         model(mx.zeros((1, 2), mx.int32), cache=probes)
@@ -127,7 +127,7 @@ def _takes_it(model: Module) -> bool:
 
 
 class _Probe:
-    """A layer's cache and its library in one, which counts how often it is asked for attention."""
+    """A layer's cache and library in one, which counts the attention calls."""
 
     def __init__(self) -> None:
         self.offset = mx.zeros((1,), mx.int32)

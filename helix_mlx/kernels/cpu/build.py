@@ -1,4 +1,4 @@
-"""Compile the CPU kernels with the system's compiler against the MLX that is installed, and keep what comes of it."""
+"""Compiles the CPU kernels with the system's compiler against the installed MLX, and caches the result."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MODULE = "helix_cpu"
 SOURCES = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
 TIMEOUT = 600
-"""Seconds for one file; a loaded machine takes its time."""
+"""Timeout for one file in seconds; generous for busy machines."""
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 _X86: dict[str, tuple[str, ...]] = {"portable": (), "avx2": _AVX2, "avx512": _AVX512}
 _ARM: dict[str, tuple[str, ...]] = {"portable": (), "neon": ()}
 FORMS: dict[str, dict[str, tuple[str, ...]]] = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM, "arm64": _ARM}
-"""By machine: what each form of a `*_kernel.cpp` file is compiled with; other machines have the portable one."""
+"""Compiler flags of each variant of a `*_kernel.cpp` file, by machine; other machines use the portable one."""
 
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing", "-ffp-contract=off", "-w")
 # mlx.core's own types are found only by an extension of the same domain.
@@ -41,7 +41,7 @@ _DEFINES = ("-DNB_DOMAIN=mlx", "-DNDEBUG")
 
 
 class LibraryError(HelixError):
-    """The CPU kernels cannot be had; the message is the reason, in one short sentence."""
+    """The CPU kernels are unavailable; the message gives the reason in one short sentence."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Toolchain:
         assert nanobind.origin is not None
         mlx = Path(mx.__file__).parent
         if not (mlx / "include" / "mlx" / "version.h").exists():
-            raise LibraryError(f"the installed mlx brings no headers ({mlx / 'include'}); install it again with pip")
+            raise LibraryError(f"the installed mlx has no headers ({mlx / 'include'}); reinstall it with pip")
         return cls(compiler, Path(nanobind.origin).parent, version, mlx)
 
 
@@ -87,7 +87,7 @@ def nanobind_version() -> str:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a compiled library fits; one of another stamp is never loaded."""
+    """What a compiled library was built for; one with another stamp is never loaded."""
 
     mlx: str
     python: str
@@ -108,7 +108,7 @@ class Stamp:
 
 
 def stored(stamp: Stamp, folder: Path) -> Path | None:
-    """The library of a stamp in a cache folder, if it is there and whole."""
+    """The cached library for a stamp, if it exists and is intact."""
     try:
         note = json.loads((folder / f"{stamp.key}.json").read_text(encoding="utf-8"))
         library = folder / str(note["library"])
@@ -197,11 +197,11 @@ def _run(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise LibraryError(f"{command[0]} does not run: {' '.join(str(error).split())[:200]}") from error
+        raise LibraryError(f"cannot run {command[0]}: {' '.join(str(error).split())[:200]}") from error
     if done.returncode:
         lines = done.stderr.splitlines()
         first = next((line for line in lines if "error" in line), lines[0] if lines else "it does not say why")
-        raise LibraryError(f"{command[0]} fails: {' '.join(first.split())[:200]}")
+        raise LibraryError(f"{command[0]} failed: {' '.join(first.split())[:200]}")
 
 
 def _digest(*files: Path) -> str:
@@ -214,7 +214,7 @@ def _digest(*files: Path) -> str:
 
 
 def _cpu() -> str:
-    """The processor's kind and features: a home folder may be shared by machines that differ."""
+    """The processor's type and features, because different machines may share a home folder."""
     features = ""
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         features = next((line for line in lines if line.startswith(("flags", "Features"))), "")

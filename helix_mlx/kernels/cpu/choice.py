@@ -1,4 +1,4 @@
-"""Whether models use the CPU kernels, decided once, with the reason where they do not."""
+"""Decides once whether models use the CPU kernels, and gives the reason if not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helix_mlx.types import Notice
 
 @dataclass(frozen=True)
 class CpuKernels:
-    """The library that serves a CPU, or None and the reason why there is none."""
+    """The CPU library, or None and the reason."""
 
     library: CpuLibrary | None = None
     reason: str = "nobody asked for them"
@@ -50,7 +50,7 @@ def choose_kernels(
         return CpuKernels(reason="they are switched off")
     if not on_cpu():
         if wanted == "on":
-            raise SettingsError("cpu-kernels is on, but the models run on a GPU; leave it at auto")
+            raise SettingsError("cpu-kernels is on, but the models run on a GPU; use auto")
         return CpuKernels(reason="the models run on a GPU")
     try:
         library = load_library(notice, folder=folder)
@@ -58,7 +58,7 @@ def choose_kernels(
         if wanted == "on":
             raise SettingsError(f"cpu-kernels is on, but {error}") from error
         if notice is not None:
-            notice(f"Helix's CPU kernels are not in use: {error}")
+            notice(f"Helix's CPU kernels are not used: {error}")
         return CpuKernels(reason=str(error))
     library.set_threads(threads)
     return CpuKernels(library, "")

@@ -1,4 +1,4 @@
-"""Our kernels in a model: which of its layers they serve, and those layers replaced."""
+"""Replaces the layers of a model that our CPU kernels support."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _FAST: dict[type[Module], Any] = {
     nn.RoPE: rope.FastRoPE,
     Llama3RoPE: rope.FastRoPE,
 }
-"""What takes the place of each kind of layer; each kind says by `serves` which layers it can stand for."""
+"""The replacement for each kind of layer; its `serves` says which layers it supports."""
 
 
 def replace_layers(model: Module, library: CpuLibrary) -> int:
-    """Let our kernels do what they know of a model's work: products with quantised weights, norms, and rotations.
+    """Use our kernels in a model, for quantised products, norms and rotary embeddings.
 
     Layers are replaced in the model's module tree by layers of the same parameters; others stay as they are. Linear
     layers, embeddings and mixtures of experts of 4 or 8 bits get scales and biases in float32.

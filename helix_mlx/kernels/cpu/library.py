@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: found in the cache or compiled on first use, tried, then used, or refused for a reason."""
+"""The compiled CPU kernels: loaded from the cache or compiled on first use, and tested before use."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CpuLibrary:
         return int(self.module.threads())
 
     def set_threads(self, count: int | None) -> None:
-        """Share products between so many threads; None takes the cores that this process may use."""
+        """Set the number of threads; None uses all cores available to this process."""
         self.module.set_threads(count or 0)
 
 
@@ -72,30 +72,30 @@ def load_library(
     if path is not None:
         return _tried(path, stamp)
     toolchain = toolchain or Toolchain.find()
-    notice(f"Compiling the CPU kernels for this machine with {toolchain.compiler}; this happens once.")
+    notice(f"Compiling the CPU kernels with {toolchain.compiler} (one time)…")
     try:
         with tempfile.TemporaryDirectory(prefix="helix-mlx-") as temporary:
             compiled = compile_library(toolchain, Path(temporary))
             path = store(stamp, compiled, folder)
             if path is None:
-                notice(f"{folder} cannot be written, so the CPU kernels will be compiled again next time.")
+                notice(f"Cannot write {folder}; the CPU kernels will be compiled again next time.")
             return _tried(path or compiled, stamp)
     except OSError as error:
-        raise LibraryError(f"there is no room to compile: {' '.join(str(error).split())[:200]}") from error
+        raise LibraryError(f"cannot compile, no disk space: {' '.join(str(error).split())[:200]}") from error
 
 
 def cache_folder(what: str = "cpu-kernels") -> Path:
-    """Where what was made for this machine is kept for this user; without a home, a folder that cannot be."""
+    """The user's cache folder; if there is no home folder, a path that cannot exist."""
     try:
         home = Path.home()
     except RuntimeError:
-        home = Path(os.devnull)  # never a shared folder: whoever writes there could have us load anything
+        home = Path(os.devnull)  # never a shared folder: anyone who can write there could make us load their code
     caches = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
     return caches / "helix-mlx" / what
 
 
 def _tried(path: Path, stamp: Stamp) -> CpuLibrary:
-    """Load a library and let it do each of its small operations once.
+    """Load a library and run each of its operations once as a test.
 
     Raises:
         LibraryError: it does not load, or does not agree with MLX.
@@ -103,7 +103,7 @@ def _tried(path: Path, stamp: Stamp) -> CpuLibrary:
     try:
         module = _imported(path)
     except ImportError as error:
-        raise LibraryError(f"the compiled library does not load: {' '.join(str(error).split())[:200]}") from error
+        raise LibraryError(f"cannot load the compiled library: {' '.join(str(error).split())[:200]}") from error
     smoke_test(module, stamp)
     return CpuLibrary(module, path)
 
@@ -120,7 +120,7 @@ def _imported(path: Path) -> Any:
 
 
 def smoke_test(module: Any, stamp: Stamp) -> None:
-    """See that a library's operations are MLX's own.
+    """Check that a library's operations match MLX's.
 
     Raises:
         LibraryError: one is not, or MLX's arrays mean nothing to the library.
@@ -130,17 +130,20 @@ def smoke_test(module: Any, stamp: Stamp) -> None:
         weight, frequencies = mx.arange(64, dtype=mx.float32) / 32, 0.5 ** mx.arange(32, dtype=mx.float32)
         codes, scales, biases = mx.quantize(mx.arange(512, dtype=mx.float32).reshape(8, 64) % 13, 64, 4)
         heads, periods = x[None, None], 1 / frequencies
+        keys, values, gate, state = heads[..., :8], heads[..., 8:12], mx.full((1, 1, 1), 0.5), mx.ones((1, 1, 4, 8))
         expected = {
             "quantized_matmul": mx.quantized_matmul(x, codes, scales, biases, group_size=64, bits=4),
             "embedding": mx.dequantize(codes, scales, biases, group_size=64, bits=4)[3:5],
             "rms_norm": mx.fast.rms_norm(x, weight, 1e-5),
             "rope": mx.fast.rope(heads, 64, traditional=False, base=None, scale=1.0, offset=9, freqs=periods),
+            "scan_state": 0.5 * state + values[..., None] * keys[..., None, :],
         }
         operands = {
             "quantized_matmul": (x, codes, scales, biases, 64, 4),
             "embedding": (mx.array([3, 4]), codes, scales, biases, 64, 4),
             "rms_norm": (x, weight, 1e-5),
             "rope": (heads, 9, frequencies, False, 1.0),
+            "scan_state": (keys, values, gate, None, state, mx.array([1])),
         }
         for name, ours in operands.items():
             try:
@@ -150,6 +153,6 @@ def smoke_test(module: Any, stamp: Stamp) -> None:
                     f"nanobind {stamp.nanobind} does not fit mlx {stamp.mlx}; run: pip install 'helix-mlx[cpu]'"
                 ) from error
             except (RuntimeError, ValueError) as error:
-                raise LibraryError(f"the compiled library fails: {' '.join(str(error).split())[:200]}") from error
+                raise LibraryError(f"the compiled library failed: {' '.join(str(error).split())[:200]}") from error
             if not agrees:
-                raise LibraryError(f"the compiled library's {name} is not MLX's; please report this")
+                raise LibraryError(f"{name} of the compiled library differs from MLX's; please report this")

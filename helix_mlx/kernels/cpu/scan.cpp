@@ -96,7 +96,7 @@ std::vector<mx::array> operands(const mx::array& k, const mx::array& v, const mx
   }
   for (mx::array& each : all) {
     check(each.dtype() == mx::float32, "a scan is in float32");
-    each = mx::contiguous(each, false, stream);
+    each = dense(each, stream);
   }
   return all;
 }
@@ -106,7 +106,7 @@ std::pair<mx::array, mx::array> scanned(const mx::array& q, const mx::array& k, 
   const mx::Stream stream = mx::to_stream({}, mx::Device::cpu);
   auto inputs = operands(k, v, g, beta, state, stream);
   check(q.shape() == k.shape() && q.dtype() == mx::float32, "q has to be as k is");
-  inputs.push_back(mx::contiguous(q, false, stream));
+  inputs.push_back(dense(q, stream));
   auto made = mx::array::make_arrays(
       {v.shape(), state.shape()}, {mx::float32, mx::float32},
       std::make_shared<Scan>(stream, beta.has_value(), true), inputs);
@@ -118,8 +118,7 @@ mx::array advanced(const mx::array& k, const mx::array& v, const mx::array& g, c
   const mx::Stream stream = mx::to_stream({}, mx::Device::cpu);
   auto inputs = operands(k, v, g, beta, state, stream);
   check(kept.shape() == mx::Shape{state.shape(0)}, "there has to be a number of steps a sequence");
-  const auto steps = mx::clip(mx::astype(kept, mx::int32, stream), mx::array(0), mx::array(k.shape(1)), stream);
-  inputs.push_back(mx::contiguous(steps, false, stream));
+  inputs.push_back(dense(mx::astype(kept, mx::int32, stream), stream));
   return mx::array::make_arrays(
       {state.shape()}, {mx::float32}, std::make_shared<Scan>(stream, beta.has_value(), false), inputs)[0];
 }

@@ -75,7 +75,8 @@ void scan_row(const ScanJob& a, int64_t index) {
   float own[kMostKeys];
   float* s = a.out ? a.out + index * a.keys : own;
   if (s != a.state + index * a.keys) std::memcpy(s, a.state + index * a.keys, a.keys * sizeof(float));
-  const int64_t steps = a.kept ? a.kept[b] : a.steps;
+  int64_t steps = a.steps;
+  if (a.kept && a.kept[b] < steps) steps = a.kept[b];
   for (int64_t t = 0; t < steps; t++) {
     const int64_t at = b * a.steps + t, mine = at * a.heads + head;
     const float* k = a.k + (at * a.key_heads + shared) * a.keys;

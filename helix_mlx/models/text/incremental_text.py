@@ -1,4 +1,4 @@
-"""The text of an answer as it grows, by the tokenizer's own `decode`: what is shown is what the tokens decode to."""
+"""Incremental detokenisation with the tokenizer's own `decode`: shown text always equals the decoded tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A draft of another vocabulary, seen through the target's: it speaks the tokens that both have.
+"""Adapts a draft with another vocabulary to the target's: it proposes only tokens that both have.
 
 What it would say besides is left out, and the rest of its probabilities is what it drafts from (token-level
 intersection, Timor and others, arXiv 2502.05202). Verification stays exact, as for any draft.

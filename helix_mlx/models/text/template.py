@@ -1,4 +1,4 @@
-"""A model's chat template: the variables it reads, how it wants reasoning told, and the text it makes of messages."""
+"""A model's chat template: its variables, where it expects reasoning, and rendering messages."""
 
 from __future__ import annotations
 
@@ -120,11 +120,11 @@ class ChatTemplate:
         chosen = dict(template_args or {})
         for name in chosen:
             if name in _reserved():
-                raise SettingsError(f"template-arg {name} is not yours to set; Helix gives it to the template itself")
+                raise SettingsError(f"template-arg {name} is set by Helix itself; leave it out")
         if thinking is not None:
             switch = self.switch or _SWITCHES[0]
             if switch in chosen:
-                raise SettingsError(f"thinking is set twice, by thinking and by template-arg {switch}; leave one out")
+                raise SettingsError(f"thinking is set twice, by thinking and by template-arg {switch}; use only one")
             chosen[switch] = thinking
         return chosen
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back, on the tokenizers of transformers and mlx-lm."""
+"""Tokenisation, based on the tokenizers of transformers and mlx-lm."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Tokenizer:
             ModelError: the folder holds no tokenizer that can be read.
         """
         hush()
-        with guarded(f"cannot read the tokenizer in {folder}", "fetch the model again, or name another"):
+        with guarded(f"cannot read the tokenizer in {folder}", "download the model again, or choose another"):
             return cls(_load(folder, eos_ids, trust_remote_code))
 
     @property
@@ -118,10 +118,10 @@ class Tokenizer:
             PromptError: the model has no chat template, or its template refuses the messages.
         """
         if not self.has_chat_template:
-            raise PromptError("this model has no chat template; use generate with --raw, or another model")
+            raise PromptError("this model has no chat template; use generate --raw, or choose another model")
         plain = [_message(message) for message in messages]
         if not plain:
-            raise PromptError("there are no messages; give at least one of the user's")
+            raise PromptError("there are no messages; give at least one user message")
         with guarded("the model's chat template refuses these messages", "change them, or use --raw", PromptError):
             return self.template.render(plain, variables or {})
 
@@ -161,7 +161,9 @@ class Tokenizer:
             shown = (
                 f"it comes to {len(ids)}: {', '.join(map(str, ids[:8]))}" if len(ids) > 1 else "it knows no such one"
             )
-            raise SettingsError(f"stop-token {text!r} is not one token of this model ({shown}); use --stop for a text")
+            raise SettingsError(
+                f"stop-token {text!r} is not a single token of this model ({shown}); use --stop for text"
+            )
         return known
 
     @cached_property
@@ -281,11 +283,11 @@ def _check_text(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise PromptError(f"the text holds half a character at {error.start}; give text that UTF-8 can write") from None
+        raise PromptError(f"the text has an incomplete character at {error.start}; give valid Unicode text") from None
 
 
 def _message(message: Message) -> dict[str, str]:
     whole = isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
     if not whole:
-        raise PromptError(f"a message is {{'role': ..., 'content': ...}} with two texts, not {message!r}")
+        raise PromptError(f"a message must be {{'role': TEXT, 'content': TEXT}}, not {message!r}")
     return dict(message)

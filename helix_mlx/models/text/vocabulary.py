@@ -1,4 +1,4 @@
-"""How the vocabularies of a target and a draft fit: whether an id, or at least a token's text, is the same to both."""
+"""Compares the vocabularies of a target and a draft, by id and by token text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helix_mlx.errors import PairError
 from helix_mlx.models.text.tokenizer import Tokenizer
 
 Spelling = bytes | str
-Kind = Literal["identical", "same ids", "shared"]
+MatchKind = Literal["identical", "same ids", "shared"]
 LEAST_SHARED = 0.3
 """Of the draft's tokens, what the target has to know. With less, most of what a draft would say cannot be said, and
 what is left of its probabilities is another model's."""
@@ -33,7 +33,7 @@ class VocabularyMatch:
         same_template: whether both write a conversation alike.
     """
 
-    kind: Kind
+    kind: MatchKind
     target_tokens: int
     draft_tokens: int
     shared: int
@@ -73,17 +73,17 @@ def compare(target: Tokenizer, draft: Tokenizer) -> VocabularyMatch:
     first = tuple((i, by_id_ours.get(i), by_id_theirs.get(i)) for i in differ[:SHOWN])
     if both and all(by_id_ours[i] == by_id_theirs[i] for i in both) and len(both) >= LEAST_SHARED * sizes[1]:
         return VocabularyMatch("same ids", *sizes, len(both), first, same_template)
-    fit = VocabularyMatch("shared", *sizes, len(shared_ids(target, draft)), first, same_template)
-    if fit.share_of_draft < LEAST_SHARED:
+    match = VocabularyMatch("shared", *sizes, len(shared_ids(target, draft)), first, same_template)
+    if match.share_of_draft < LEAST_SHARED:
         shown = ", ".join(f"{i} ({one!r} and {other!r})" for i, one, other in first)
         raise PairError(
-            f"the draft has another vocabulary than the target: they share {fit.shared:,} tokens, "
-            f"{fit.share_of_draft:.0%} of the draft's {sizes[1]:,} and {fit.share_of_target:.0%} of the target's "
+            f"the draft's vocabulary differs from the target's: they share {match.shared:,} tokens, "
+            f"{match.share_of_draft:.0%} of the draft's {sizes[1]:,} and {match.share_of_target:.0%} of the target's "
             f"{sizes[0]:,} "
-            f"({len(differ):,} ids differ, the first are {shown}); "
-            "choose a draft of the same family, or --draft none with --drafter ngram"
+            f"({len(differ):,} ids differ, first {shown}); "
+            "choose a draft of the same family, or use --draft none --drafter ngram"
         )
-    return fit
+    return match
 
 
 def shared_ids(target: Tokenizer, draft: Tokenizer) -> dict[int, int]:

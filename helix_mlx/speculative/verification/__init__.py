@@ -1,4 +1,4 @@
-"""Verification: which drafts are kept, and which token follows them, without changing what the target says.
+"""Verification: how many drafts to accept and which token follows, keeping the target's distribution exactly.
 
 A rule is a file with the two halves, `propose` and `verify`, and a row in `RULES`.
 """
@@ -14,7 +14,7 @@ from helix_mlx.sampling.filters import Filters
 from helix_mlx.speculative.verification import block, coupled, greedy, rejection, token_rule
 from helix_mlx.speculative.verification.types import DraftStep, Rows, Rule, Verdict, one_hot
 
-Kind = TypeVar("Kind", bound=Hashable)
+RowKey = TypeVar("RowKey", bound=Hashable)
 
 RULES = {
     "greedy": Rule(greedy.propose, greedy.verify),
@@ -25,7 +25,7 @@ RULES = {
 
 
 def verify(rows: Rows, rules: Sequence[str], counts: Sequence[int] | None = None) -> Verdict:
-    """Decide a cycle, each sequence by its own rule; a sequence's verdict is the same in any company.
+    """Verify a cycle, each sequence by its own rule; a sequence's result does not depend on the rest of the batch.
 
     Args:
         rows: the cycle of B sequences.
@@ -54,7 +54,7 @@ def draft_token(
     positions: mx.array,
     rules: Sequence[str],
 ) -> tuple[mx.array, mx.array | None]:
-    """Draw one draft a sequence, as each sequence's rule wants it drawn.
+    """Sample one draft per sequence, as its verification rule requires.
 
     Args:
         draft_logits: [B, V], the draft model's answer.
@@ -81,9 +81,9 @@ def draft_token(
     return mx.concatenate(tokens)[place], mx.concatenate(probs)[place]
 
 
-def _groups(kinds: Sequence[Kind]) -> dict[Kind, list[int]]:
+def _groups(kinds: Sequence[RowKey]) -> dict[RowKey, list[int]]:
     """The sequences of each kind, in the order of the batch."""
-    groups: dict[Kind, list[int]] = {}
+    groups: dict[RowKey, list[int]] = {}
     for row, kind in enumerate(kinds):
         groups.setdefault(kind, []).append(row)
     return groups

@@ -1,4 +1,4 @@
-"""Temperature 0: keep the longest prefix that equals what the target would have said."""
+"""Temperature 0: accept the longest prefix that equals the target's own choices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from helix_mlx.speculative.verification.types import Draft, DraftStep, Rows, Ver
 
 
 def propose(step: DraftStep) -> tuple[mx.array, mx.array | None]:
-    """The draft's best token; no chance is in it, so no probabilities."""
+    """The draft's best token; it is deterministic, so there are no probabilities."""
     return mx.argmax(step.draft_logits, axis=-1).astype(mx.int32), None
 
 

@@ -52,7 +52,7 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     receipt = {"latency": RECORDS, "pair": {"name": "x"}, "machine": {"chip": "y", "device": "cpu"}, "synthetic": "z"}
     draw(receipt, tmp_path / "speeds.png")
     assert (tmp_path / "speeds.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ReceiptError, match="nothing to draw"):
+    with pytest.raises(ReceiptError, match="no speeds to plot"):
         draw({**receipt, "latency": []}, tmp_path / "other.png")
 
 

@@ -25,12 +25,12 @@ def test_a_receipt_says_what_was_run_where(engine: Engine, tmp_path: Path) -> No
     assert data["machine"]["chip"]
     assert data["versions"].keys() >= {"helix-mlx", "mlx", "mlx-lm"}
     assert data["pair"]["quantization"] == {"bits": 4, "group_size": 64}
-    assert len(data["pair"]["ladder"]["target_s"]) == 8
+    assert len(data["pair"]["cost_table"]["target_s"]) == 8
     assert data["latency"] == [{"tokens": [1]}]
     assert data["asked"][0]["met"]
     assert [each.name for each in tmp_path.iterdir()] == ["receipt.json"]
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ReceiptError, match="folder that exists"):
+    with pytest.raises(ReceiptError, match="existing folder"):
         write_output(tmp_path / "nowhere" / "receipt.json", b"")

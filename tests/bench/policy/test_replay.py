@@ -10,7 +10,7 @@ from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import NO_DRAFT
 from helix_mlx.speculative.registry import MODEL, NGRAM
 
-LADDER = CostTable((1.0, 1.1, 1.2, 1.3, 1.5, 1.9, 2.1, 2.3), draft_s=0.2, draft_read_s=0.01)
+COSTS = CostTable((1.0, 1.1, 1.2, 1.3, 1.5, 1.9, 2.1, 2.3), draft_s=0.2, draft_read_s=0.01)
 NEW = list(range(100, 140))
 """A text in which nothing comes twice."""
 
@@ -20,16 +20,16 @@ def made_up(kept: int, text: list[int] = NEW, prompt: list[int] | None = None) -
 
 
 def player(recorded: Recorded) -> Player:
-    return Player(recorded, LADDER, lambda: 1.0)
+    return Player(recorded, COSTS, lambda: 1.0)
 
 
 def test_a_fixed_draft_length_takes_what_its_cycles_cost() -> None:
-    reading = LADDER.draft_s + 2 * LADDER.draft_read_s  # of three tokens and one that came; two are read in the cycle
+    reading = COSTS.draft_s + 2 * COSTS.draft_read_s  # of three tokens and one that came; two are read in the cycle
     assert fixed_seconds(player(made_up(7)), PLAIN) == pytest.approx(39.0)
-    assert fixed_seconds(player(made_up(7)), "2") == pytest.approx(13 * 1.6 + reading - LADDER.draft_s)
-    assert fixed_seconds(player(made_up(0)), "2") == pytest.approx(37 * 1.6 + 1.3 + 1.0 + reading - LADDER.draft_s)
+    assert fixed_seconds(player(made_up(7)), "2") == pytest.approx(13 * 1.6 + reading - COSTS.draft_s)
+    assert fixed_seconds(player(made_up(0)), "2") == pytest.approx(37 * 1.6 + 1.3 + 1.0 + reading - COSTS.draft_s)
     long = made_up(7, prompt=list(range(20)))
-    assert fixed_seconds(player(long), "2") == pytest.approx(13 * 1.6 + LADDER.draft_s + 19 * LADDER.draft_read_s)
+    assert fixed_seconds(player(long), "2") == pytest.approx(13 * 1.6 + COSTS.draft_s + 19 * COSTS.draft_read_s)
 
 
 def test_n_grams_are_looked_up_in_the_text_itself() -> None:
@@ -64,9 +64,9 @@ def test_without_drafts_every_token_is_a_cycle(engine: Engine) -> None:
 
 def test_auto_is_judged_beside_the_best_in_hindsight() -> None:
     recording = [made_up(7), made_up(7), made_up(7)]
-    found = judge(recording, [play(recording, LADDER, seed) for seed in range(2)])
+    found = judge(recording, [play(recording, COSTS, seed) for seed in range(2)])
     assert [f.workload for f in found] == ["code"]
     assert found[0].best.isdigit()
     assert found[0].by_plain > 1.2
     assert found[0].by_best > 0.85
-    assert {AUTO, PLAIN, "7", NGRAM} <= play(recording, LADDER, 0)[0].keys()
+    assert {AUTO, PLAIN, "7", NGRAM} <= play(recording, COSTS, 0)[0].keys()

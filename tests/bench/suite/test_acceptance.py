@@ -19,16 +19,16 @@ def test_chances_are_of_those_that_were_reached() -> None:
 
 
 def test_what_is_kept_promises_a_draft_length() -> None:
-    ladder = CostTable((1.0, 1.1, 1.2, 1.3, 1.4, 2.0, 2.2, 2.4), draft_s=0.1)
+    cost_table = CostTable((1.0, 1.1, 1.2, 1.3, 1.4, 2.0, 2.2, 2.4), draft_s=0.1)
     good = AcceptanceCounts("code", 0.0, "model", cycles=100, drafted=700, by_position=(90, 81, 73, 66, 59, 53, 48))
     bad = AcceptanceCounts("code", 1.0, "model", cycles=100, drafted=700, by_position=(5, 0, 0, 0, 0, 0, 0))
     never = AcceptanceCounts("code", 1.0, "ngram", cycles=0, drafted=0, by_position=(0,) * 7)
-    first, second, third = promises([good, good, bad, never], ladder)
+    first, second, third = promises([good, good, bad, never], cost_table)
     assert first.best == 4
     assert first.gains[4] == pytest.approx((1 + 0.9 + 0.81 + 0.73 + 0.66) / 1.8)
-    assert "4 a cycle would be 2.28 times" in first.told
+    assert "4 drafts per cycle would be 2.28 times" in first.told
     assert (second.best, third.best) == (0, 0)
-    assert "no drafts would pay" in second.told
+    assert "drafting would not pay off" in second.told
 
 
 def test_each_position_is_kept_as_often_as_the_pair_was_made_for(engine: Engine) -> None:

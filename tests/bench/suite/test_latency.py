@@ -4,11 +4,11 @@ import pytest
 
 from helix_mlx.bench.fixtures.answers import Answer, Ask
 from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS, all_arms, chosen_arms
-from helix_mlx.bench.suite.latency import Found, Plan, Record, judge, measure, show
+from helix_mlx.bench.suite.latency import Found, LatencyPlan, Record, judge, measure, show
 from helix_mlx.engine.engine import Engine
 from helix_mlx.errors import SettingsError
 
-PLAN = Plan(("code", "chat"), (0.0,), (None,), repeats=2, max_tokens=6, rest_s=0.0)
+PLAN = LatencyPlan(("code", "chat"), (0.0,), (None,), repeats=2, max_tokens=6, rest_s=0.0)
 
 
 def test_every_arm_says_the_same_and_tells_when(engine: Engine) -> None:

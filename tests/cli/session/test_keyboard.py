@@ -73,7 +73,7 @@ def test_a_history_that_cannot_be_kept_is_no_error(typed: list[str], terminal: T
 
 def test_a_line_that_is_no_text_is_told(typed: list[str], terminal: Terminal) -> None:
     typed[:] = ["caf\udce9"]
-    with pytest.raises(PromptError, match="not text in UTF-8"):
+    with pytest.raises(PromptError, match="not valid UTF-8"):
         Keyboard(terminal, None).read()
 
 

@@ -60,7 +60,7 @@ def test_a_shade_ends_with_the_answer(repl: Repl, terminal: Terminal) -> None:
 
 def test_the_status_line_tells_what_the_drafts_were_worth(repl: Repl, terminal: Terminal) -> None:
     respond(repl, "so")
-    assert "3 tokens · 50 tokens/s · first after 0.25 s · 33% from drafts · 2.0 tokens a target pass" in shown(terminal)
+    assert "3 tokens · 50 tokens/s · first token 0.25 s · 33% from drafts · 2.0 tokens/pass" in shown(terminal)
 
 
 def test_without_a_terminal_there_is_the_answer_alone(fake: FakeEngine) -> None:
@@ -102,7 +102,7 @@ def test_an_answer_stopped_before_its_first_word_takes_the_message_back(
     monkeypatch.setattr(fake.talk, "stream", nothing)
     respond(repl, "hello")
     assert repl.messages == []
-    assert "your message was taken back" in shown(terminal)
+    assert "your message was removed" in shown(terminal)
 
 
 def test_an_answer_of_nothing_takes_the_message_back(
@@ -111,7 +111,7 @@ def test_an_answer_of_nothing_takes_the_message_back(
     monkeypatch.setattr(fake.talk, "stream", lambda *args, **extra: iter([Chunk("", finish_reason="stop")]))
     respond(repl, "hello")
     assert repl.messages == []
-    assert "there was no answer" in shown(terminal)
+    assert "no answer" in shown(terminal)
 
 
 def test_an_error_leaves_the_conversation_as_it_was(repl: Repl) -> None:
@@ -120,7 +120,7 @@ def test_an_error_leaves_the_conversation_as_it_was(repl: Repl) -> None:
     with pytest.raises(PromptError) as error:
         respond(repl, "too long")
     assert repl.messages == before
-    assert repl.explain(error.value).endswith("(/reset forgets the conversation)")
+    assert repl.explain(error.value).endswith("(/reset clears the conversation)")
 
 
 def test_the_handler_of_ctrl_c_is_put_back(repl: Repl) -> None:
@@ -160,9 +160,9 @@ def test_retry_asks_a_message_that_was_taken_back_once_more(repl: Repl, fake: Fa
 
 
 def test_there_is_nothing_to_retry_before_the_first_message(repl: Repl) -> None:
-    with pytest.raises(SettingsError, match="no message to answer again"):
+    with pytest.raises(SettingsError, match="no message to retry"):
         respond(repl, "/retry")
     respond(repl, "one")
     respond(repl, "/reset")
-    with pytest.raises(SettingsError, match="no message to answer again"):
+    with pytest.raises(SettingsError, match="no message to retry"):
         respond(repl, "/retry")

@@ -54,9 +54,9 @@ def test_quit_ends_the_chat(repl: Repl) -> None:
 
 
 def test_an_unknown_command_is_told_what_there_is(repl: Repl) -> None:
-    with pytest.raises(SettingsError, match=r"there is no /xyzzy; there are /help /retry /reset /system .*/quit"):
+    with pytest.raises(SettingsError, match="there is no command /xyzzy; /help lists them all"):
         respond(repl, "/xyzzy")
-    with pytest.raises(SettingsError, match=r"there is no /stat \(did you mean /stats\?\); there are /help"):
+    with pytest.raises(SettingsError, match=r"there is no command /stat \(did you mean /stats\?\); /help lists"):
         respond(repl, "/stat")
 
 
@@ -72,7 +72,7 @@ def test_reset_forgets_the_conversation_and_keeps_the_rest(repl: Repl, fake: Fak
 
 def test_system_is_set_shown_and_taken_away(repl: Repl) -> None:
     respond(repl, "/system")
-    assert "There is no system message" in said(repl)
+    assert "No system message" in said(repl)
     respond(repl, "one")
     respond(repl, "/system Be brief.")
     respond(repl, "/system Be kind.")
@@ -103,7 +103,7 @@ def test_a_bad_draft_length_says_the_range_and_changes_nothing(repl: Repl, line:
 def test_draft_without_a_draft_says_so() -> None:
     fake = FakeEngine(has_draft=False)
     plain = Terminal(io.StringIO(), io.StringIO(), live=True, colour=False, live_errors=False)
-    with pytest.raises(SettingsError, match="has no draft"):
+    with pytest.raises(SettingsError, match="no draft"):
         respond(Repl(fake, fake.talk, plain, SamplingParams()), "/draft 4")
 
 
@@ -134,12 +134,12 @@ def test_none_takes_a_setting_back(repl: Repl, word: str) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("/set temperature -1", "temperature is -1.0, but has to be 0 or more"),
-        ("/set temperature warm", "temperature is warm, but has to be a number"),
+        ("/set temperature -1", "temperature is -1.0, but must be 0 or more"),
+        ("/set temperature warm", "temperature is warm, but must be a number"),
         ("/set top-p 2", "above 0 and at most 1"),
-        ("/set page-size 8", "page-size is fixed while a pair is loaded; start the chat with --page-size"),
-        ("/set colour blue", "there is no setting colour; there are max-tokens, temperature"),
-        ("/set temprature 1", "there is no setting temprature (did you mean temperature?); there are max-tokens"),
+        ("/set page-size 8", "page-size cannot be changed during a chat; restart it with --page-size"),
+        ("/set colour blue", "there is no setting colour; choose from max-tokens, temperature"),
+        ("/set temprature 1", "there is no setting temprature (did you mean temperature?); choose from max-tokens"),
     ],
 )
 def test_a_bad_value_says_what_is_right_and_changes_nothing(repl: Repl, line: str, told: str) -> None:
@@ -161,9 +161,9 @@ def test_stats_tells_the_last_answer_and_the_memory(repl: Repl) -> None:
     assert "No answer yet." in said(repl)
     respond(repl, "so")
     respond(repl, "/stats")
-    assert "emitted 3 tokens, 1 of them from drafts (33%)" in said(repl)
-    assert "0 found in pages" in said(repl)
-    told = "context 2,048 of the model's 4,096 · KV memory 2.0 MB, up to 8.0 MB; 3 of 64 pages in use, 5 kept"
+    assert "generated 3 tokens, 1 from drafts (33%)" in said(repl)
+    assert "0 from the prefix cache" in said(repl)
+    told = "context 2,048 of the model's 4,096 · KV memory 2.0 MB, up to 8.0 MB; 3 of 64 pages in use, 5 cached"
     assert told in said(repl)
 
 
@@ -175,7 +175,7 @@ def test_save_writes_markdown_and_does_not_overwrite(repl: Repl, tmp_path: Path)
     first = file.read_text()
     assert first == "# A chat with fake\n\n## System\n\nBe brief.\n\n## You\n\none\n\n## fake\n\nYou said one\n"
     respond(repl, "two")
-    with pytest.raises(SettingsError, match=r"exists; choose another name, or replace it with /save! "):
+    with pytest.raises(SettingsError, match=r"exists; choose another name, or overwrite it with /save! "):
         respond(repl, f"/save {file}")
     assert file.read_text() == first
     respond(repl, f"/save! {file}")
@@ -229,7 +229,7 @@ def test_a_chat_of_another_pair_says_so(repl: Repl, tmp_path: Path) -> None:
     respond(repl, f"/save {file}")
     file.write_text(file.read_text().replace('"pair": "fake"', '"pair": "other"'))
     respond(repl, f"/load {file}")
-    assert "It was with other, and goes on with fake." in said(repl)
+    assert "It was saved with other and continues with fake." in said(repl)
 
 
 SETTINGS_SAVED = '"settings": {"draft_tokens": null, "thinking": null, "template_args": {}}'
@@ -259,13 +259,13 @@ def test_a_file_that_is_no_saved_chat_is_one_line_and_changes_nothing(repl: Repl
     file.write_text(text)
     respond(repl, "one")
     before = list(repl.messages)
-    with pytest.raises(SettingsError, match="is no saved chat"):
+    with pytest.raises(SettingsError, match="is not a saved chat"):
         respond(repl, f"/load {file}")
     assert (repl.messages, repl.params) == (before, SamplingParams())
 
 
 @pytest.mark.parametrize(
-    ("line", "told"), [("/load", "needs the name"), ("/load no.json", "cannot read no.json: No such")]
+    ("line", "told"), [("/load", "needs a file name"), ("/load no.json", "cannot read no.json: No such")]
 )
 def test_load_needs_a_file(repl: Repl, line: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told):
@@ -274,4 +274,4 @@ def test_load_needs_a_file(repl: Repl, line: str, told: str) -> None:
 
 def test_model_alone_says_which_it_is(repl: Repl) -> None:
     respond(repl, "/model")
-    assert "This is fake." in said(repl)
+    assert "Current model: fake." in said(repl)

@@ -55,7 +55,7 @@ def test_objects_are_prompts_texts_and_conversations(tmp_path: Path) -> None:
     ("name", "lines", "told"),
     [
         ("p.txt", ["one", "two"], "2 different prompts"),
-        ("p.jsonl", ["{not json"], "line 1 is no JSON"),
+        ("p.jsonl", ["{not json"], "line 1 is not JSON"),
         ("p.jsonl", ['{"question": "x"}'], 'an object with "prompt", "text" or "messages"'),
         ("p.jsonl", ['{"messages": [{"role": "system", "content": "x"}]}'], "line 1 is not"),
         ("p.jsonl", ['{"prompt": ""}'], "line 1 is not"),

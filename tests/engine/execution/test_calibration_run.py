@@ -1,4 +1,4 @@
-"""Measuring what a cycle costs: it leaves nothing behind but the ladder."""
+"""Measuring what a cycle costs: it leaves nothing behind but the cost table."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def test_nothing_is_left_of_it(pair: Pair, tmp_path: Path) -> None:
     with Engine(pair, EngineConfig(max_context=256)) as engine:
         before, addresses = engine.metrics(), pool_addresses(engine._core)
         told: list[str] = []
-        ladder = engine.calibrate(tmp_path, told.append)
+        cost_table = engine.calibrate(tmp_path, told.append)
         assert len(told) == 1
         after = asdict(engine.metrics())
         assert {**after, "busy_s": 0.0} == {**asdict(before), "busy_s": 0.0}
         assert pool_addresses(engine._core) == addresses
-        assert ladder.draft_s > 0
-        assert list(ladder.target_s) == sorted(ladder.target_s)
+        assert cost_table.draft_s > 0
+        assert list(cost_table.target_s) == sorted(cost_table.target_s)
         expected = engine.generate(prompt(9), max_tokens=40, draft_tokens=0).tokens
         assert engine.generate(prompt(9), max_tokens=40).tokens == expected
         told.clear()
         with Engine(pair, EngineConfig(max_context=256)) as other:
-            assert other.calibrate(tmp_path, told.append) == ladder
+            assert other.calibrate(tmp_path, told.append) == cost_table
         assert told == []
 
 
@@ -69,5 +69,5 @@ def test_an_error_on_the_way_is_the_callers(pair: Pair) -> None:
 
     with Engine(pair, EngineConfig(max_context=64)) as engine:
         with pytest.raises(ValueError, match="not now"):
-            engine._core.worker.call(fails)
+            engine._core.thread.call(fails)
         assert engine.generate(prompt(9), max_tokens=4).tokens

@@ -77,7 +77,7 @@ def run_table(number: int) -> None:
         sequence.arrival = arrival
     scheduler: Scheduler[Sequence] = Scheduler(Limits(16, 10**9, len(sequences), 10**6, max_rows))
     scheduler.running = list(sequences)
-    drafting = AdaptiveDraftPolicy(table, measured=chance.random() < 0.8)
+    policy = AdaptiveDraftPolicy(table, measured=chance.random() < 0.8)
     true = table if chance.random() < 0.5 else random_table(chance)
     kept_share, noise = chance.choice((0.0, 0.0, 0.5, 1.0, 1.0)), chance.choice((0.0, 0.05, 1.0))
     for _ in range(6):
@@ -86,27 +86,29 @@ def run_table(number: int) -> None:
             break
         scheduler.running = list(decoding)
         most = scheduler.most_drafts(len(decoding))
-        drafting.choose(decoding, most)
-        flown = []
+        policy.choose(decoding, most)
+        outcomes = []
         for sequence, count in scheduler.plan().decode:
             open_ = sequence.drafting.is_adaptive
             assert 0 <= count <= min(most, MAX_DRAFT_TOKENS), f"K = {count} where {most} is the most"
             assert (count + 1) * len(decoding) <= max_rows or not count
             assert not open_ or count <= max(s.remaining for s in decoding) - 1 or not count
             kept = sum(1 for _ in range(count) if chance.random() < kept_share)
-            flown.append((sequence, count, kept))
-        widest = max(count for _, count, _ in flown)
-        if widest and all(s.drafting.is_adaptive for s in decoding) and drafting._costs_of(decoding).ladder is table:
+            outcomes.append((sequence, count, kept))
+        widest = max(count for _, count, _ in outcomes)
+        if widest and all(s.drafting.is_adaptive for s in decoding) and policy._costs_of(decoding).cost_table is table:
             assert len(decoding) > 1 or could_pay(most, table.cycle_s(0), lambda k: table.cycle_s(k, False)) or noise
         seconds = true.for_batch(len(decoding)).cycle_s(widest) * chance.lognormvariate(0.0, noise)
-        drafting.note(
-            flown, any(s.drafting.next_drafter == "model" and k for s, k, _ in flown), chance.choice((None, seconds))
+        policy.note(
+            outcomes,
+            any(s.drafting.next_drafter == "model" and k for s, k, _ in outcomes),
+            chance.choice((None, seconds)),
         )
-        for sequence, _, kept in flown:
+        for sequence, _, kept in outcomes:
             sequence.tokens += [chance.randrange(5) for _ in range(min(kept + 1, sequence.remaining))]
             sequence.kv.target_length = sequence.length
         if all(s.remaining > 0 for s in decoding):
-            drafting.wants_drafts(decoding, most)
+            policy.wants_drafts(decoding, most)
 
 
 def run_tables(numbers: range) -> None:
@@ -146,14 +148,14 @@ def test_costs_of_every_k_are_measured_however_few_rows_a_pass_has(tmp_path: Pat
         told: list[str] = []
         engine.calibrate(tmp_path, told.append)
         (file,) = tmp_path.glob("*.json")
-        assert len(json.loads(file.read_text())["ladder"]["target_s"]) == MAX_DRAFT_TOKENS + 1
+        assert len(json.loads(file.read_text())["cost_table"]["target_s"]) == MAX_DRAFT_TOKENS + 1
         assert engine.generate(prompt(9), max_tokens=20).stats.drafted == 0 or max_rows > 2
 
 
 def test_a_context_too_short_to_measure_in_keeps_the_estimate(tmp_path: Path) -> None:
     with Engine(random_pair(), EngineConfig(max_context=12)) as engine:
         told: list[str] = []
-        before = engine.ladder
+        before = engine.cost_table
         assert engine.calibrate(tmp_path, told.append) == before
         assert "too short" in told[-1]
         assert engine.generate(prompt(4), max_tokens=8).stats.emitted == 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helix_mlx.engine.scheduling.draft_policy import PLAIN_BASELINE, AdaptiveDraftPolicy, estimated_ladder
+from helix_mlx.engine.scheduling.draft_policy import PLAIN_BASELINE, AdaptiveDraftPolicy, estimated_cost_table
 from helix_mlx.engine.scheduling.draft_state import NO_LIMIT, DraftState
 from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.request import SamplingParams
@@ -41,16 +41,16 @@ def sequence(
     return made
 
 
-def run(drafting: AdaptiveDraftPolicy, sequences: list[Sequence], kept: int, cycles: int, most: int = 7) -> list[int]:
+def run(policy: AdaptiveDraftPolicy, sequences: list[Sequence], kept: int, cycles: int, most: int = 7) -> list[int]:
     """Cycles in which so many drafts are kept, at most; returns the largest K of each."""
     counts = []
     for _ in range(cycles):
-        drafting.choose(sequences, most)
-        flown = [(s, s.drafting.next_draft_tokens, min(kept, s.drafting.next_draft_tokens)) for s in sequences]
-        drafting.note(
-            flown, any(s.drafting.next_drafter == "model" and s.drafting.next_draft_tokens for s in sequences), None
+        policy.choose(sequences, most)
+        outcomes = [(s, s.drafting.next_draft_tokens, min(kept, s.drafting.next_draft_tokens)) for s in sequences]
+        policy.note(
+            outcomes, any(s.drafting.next_drafter == "model" and s.drafting.next_draft_tokens for s in sequences), None
         )
-        counts.append(max(count for _, count, _ in flown))
+        counts.append(max(count for _, count, _ in outcomes))
     return counts
 
 
@@ -61,20 +61,20 @@ def test_good_drafts_are_asked_for_and_bad_ones_are_not() -> None:
     assert max(run(AdaptiveDraftPolicy(DEAR_ROWS, measured=True), [sequence(PLAIN)], kept=7, cycles=5)) == 0
 
 
-@pytest.mark.parametrize("ladder", [CHEAP_ROWS, USUAL_ROWS, DEAR_ROWS])
-def test_drafts_that_are_never_kept_cost_three_percent_of_an_answer_at_most(ladder: CostTable) -> None:
-    counts = run(AdaptiveDraftPolicy(ladder, measured=True), [sequence(PLAIN)], kept=0, cycles=200)
-    plain_s = ladder.cycle_s(0)
-    assert sum(ladder.cycle_s(count) - plain_s for count in counts) <= 0.03 * 200 * plain_s
+@pytest.mark.parametrize("cost_table", [CHEAP_ROWS, USUAL_ROWS, DEAR_ROWS])
+def test_drafts_that_are_never_kept_cost_three_percent_of_an_answer_at_most(cost_table: CostTable) -> None:
+    counts = run(AdaptiveDraftPolicy(cost_table, measured=True), [sequence(PLAIN)], kept=0, cycles=200)
+    plain_s = cost_table.cycle_s(0)
+    assert sum(cost_table.cycle_s(count) - plain_s for count in counts) <= 0.03 * 200 * plain_s
 
 
 def test_what_repeats_is_looked_up_instead() -> None:
     one = sequence(REPEATING)
-    drafting = AdaptiveDraftPolicy(CHEAP_ROWS, measured=True)
-    run(drafting, [one], kept=7, cycles=30)
+    policy = AdaptiveDraftPolicy(CHEAP_ROWS, measured=True)
+    run(policy, [one], kept=7, cycles=30)
     assert (one.drafting.next_drafter, one.drafting.next_draft_tokens) == ("ngram", 7)
     other = sequence(PLAIN)
-    drafting.choose([other], 7)
+    policy.choose([other], 7)
     assert other.drafting.next_drafter == "model"
 
 
@@ -122,43 +122,43 @@ def test_one_who_has_nothing_to_offer_has_no_drafts_in_a_wide_pass() -> None:
 
 
 def test_a_new_sequence_begins_with_what_is_usual() -> None:
-    drafting = AdaptiveDraftPolicy(USUAL_ROWS, measured=True)
-    run(drafting, [sequence(PLAIN)], kept=0, cycles=20)
-    counts = run(drafting, [sequence(PLAIN)], kept=0, cycles=20)
+    policy = AdaptiveDraftPolicy(USUAL_ROWS, measured=True)
+    run(policy, [sequence(PLAIN)], kept=0, cycles=20)
+    counts = run(policy, [sequence(PLAIN)], kept=0, cycles=20)
     assert sum(count > 0 for count in counts) <= 2
 
 
 def test_prompts_that_begin_alike_share_what_is_usual() -> None:
     """Of two programs with a system prompt each, one has drafts that are kept: what is usual of both says nothing."""
-    drafting = AdaptiveDraftPolicy(USUAL_ROWS, measured=True)
+    policy = AdaptiveDraftPolicy(USUAL_ROWS, measured=True)
     good, bad = [1] * 10, [2] * 10
     for number in range(4):
-        run(drafting, [sequence([*good, *PLAIN[number:]])], kept=7, cycles=12)
-        run(drafting, [sequence([*bad, *PLAIN[number:]])], kept=0, cycles=12)
-    assert run(drafting, [sequence([*good, 99, *PLAIN])], kept=7, cycles=1)[0] >= 3
-    assert run(drafting, [sequence([*bad, 99, *PLAIN])], kept=0, cycles=1)[0] <= 1
+        run(policy, [sequence([*good, *PLAIN[number:]])], kept=7, cycles=12)
+        run(policy, [sequence([*bad, *PLAIN[number:]])], kept=0, cycles=12)
+    assert run(policy, [sequence([*good, 99, *PLAIN])], kept=7, cycles=1)[0] >= 3
+    assert run(policy, [sequence([*bad, 99, *PLAIN])], kept=0, cycles=1)[0] <= 1
 
 
 def test_an_answer_that_is_not_like_those_before_it_is_found_out_soon() -> None:
-    drafting = AdaptiveDraftPolicy(USUAL_ROWS, measured=True)
-    run(drafting, [sequence(PLAIN)], kept=0, cycles=40)
-    assert min(run(drafting, [sequence(PLAIN)], kept=7, cycles=20)[8:]) >= 3
+    policy = AdaptiveDraftPolicy(USUAL_ROWS, measured=True)
+    run(policy, [sequence(PLAIN)], kept=0, cycles=40)
+    assert min(run(policy, [sequence(PLAIN)], kept=7, cycles=20)[8:]) >= 3
 
 
 def test_one_that_joins_others_does_not_make_all_of_them_try() -> None:
-    drafting, others = AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [sequence(PLAIN) for _ in range(3)]
-    run(drafting, others, kept=0, cycles=60)
-    run(drafting, [*others, sequence(PLAIN)], kept=0, cycles=100)
+    policy, others = AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), [sequence(PLAIN) for _ in range(3)]
+    run(policy, others, kept=0, cycles=60)
+    run(policy, [*others, sequence(PLAIN)], kept=0, cycles=100)
     joined = [*others, sequence(PLAIN)]
-    assert run(drafting, joined, kept=0, cycles=3) == [0] * 3
-    assert max(run(drafting, [sequence(PLAIN) for _ in range(4)], kept=0, cycles=3)) > 0
+    assert run(policy, joined, kept=0, cycles=3) == [0] * 3
+    assert max(run(policy, [sequence(PLAIN) for _ in range(4)], kept=0, cycles=3)) > 0
 
 
 def test_looking_ahead_decides_nothing() -> None:
-    drafting, one = AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), sequence(PLAIN)
-    assert drafting.wants_drafts([one], 7)
-    assert drafting.wants_drafts([one], 7)
-    drafting.choose([one], 7)
+    policy, one = AdaptiveDraftPolicy(CHEAP_ROWS, measured=True), sequence(PLAIN)
+    assert policy.wants_drafts([one], 7)
+    assert policy.wants_drafts([one], 7)
+    policy.choose([one], 7)
     assert one.drafting.next_draft_tokens > 0
     parked = AdaptiveDraftPolicy(DEAR_ROWS, measured=True)
     assert not parked.wants_drafts([one], 7)
@@ -166,24 +166,24 @@ def test_looking_ahead_decides_nothing() -> None:
 
 
 def test_what_cycles_take_moves_the_choice() -> None:
-    """A ladder that promised cheap rows is overruled by cycles that were not."""
-    drafting, one = AdaptiveDraftPolicy(CHEAP_ROWS), sequence(PLAIN, drafter="model")
+    """A cost table that promised cheap rows is overruled by cycles that were not."""
+    policy, one = AdaptiveDraftPolicy(CHEAP_ROWS), sequence(PLAIN, drafter="model")
     for _ in range(200):
-        drafting.choose([one], 7)
+        policy.choose([one], 7)
         seconds = 1.0 if not one.drafting.next_draft_tokens else 1.0 + 1.5 * one.drafting.next_draft_tokens
         kept = min(one.drafting.next_draft_tokens, 1)
-        drafting.note([(one, one.drafting.next_draft_tokens, kept)], one.drafting.next_draft_tokens > 0, seconds)
+        policy.note([(one, one.drafting.next_draft_tokens, kept)], one.drafting.next_draft_tokens > 0, seconds)
     assert one.drafting.next_draft_tokens == 0
 
 
 def test_where_nothing_could_pay_cycles_are_still_measured_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[float] = []
     monkeypatch.setattr(CostModel, "note", lambda self, count, uses_model, seconds: noted.append(seconds))
-    drafting, one = AdaptiveDraftPolicy(DEAR_ROWS, measured=True), sequence(PLAIN)
-    drafting.choose([one], 7)
+    policy, one = AdaptiveDraftPolicy(DEAR_ROWS, measured=True), sequence(PLAIN)
+    policy.choose([one], 7)
     for _ in range(80):
-        assert not drafting.wants_drafts([one], 7)
-        drafting.note([(one, 0, 0)], False, 1.0)
+        assert not policy.wants_drafts([one], 7)
+        policy.note([(one, 0, 0)], False, 1.0)
     assert len(noted) == 10
 
 
@@ -199,6 +199,6 @@ def test_the_choice_is_told() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
 def test_an_estimate_begins_where_nothing_was_measured(share: float) -> None:
-    ladder = estimated_ladder(share)
-    assert ladder.draft_s == share
-    assert list(ladder.target_s) == sorted(ladder.target_s)
+    cost_table = estimated_cost_table(share)
+    assert cost_table.draft_s == share
+    assert list(cost_table.target_s) == sorted(cost_table.target_s)

@@ -15,7 +15,7 @@ PAGE = 4
 
 @dataclass(eq=False)
 class Fake:
-    """A job of so many known tokens; what it holds is set by hand."""
+    """A sequence of so many known tokens; what it holds is set by hand."""
 
     arrival: int
     length: int = 8
@@ -33,7 +33,7 @@ class Fake:
 
 
 def decoding(arrival: int, length: int = 9, draft_wanted: int = 0, priority: int = 0, behind: int = 0) -> Fake:
-    """A job in the middle of its answer; its draft has yet to read `behind` tokens."""
+    """A sequence in the middle of its answer; its draft has yet to read `behind` tokens."""
     return Fake(
         arrival=arrival,
         length=length,
@@ -52,19 +52,21 @@ def scheduler(
     return Scheduler(Limits(PAGE, pages, sequences, prefill, rows, lookahead))
 
 
-def running(*jobs: Fake, pages: int = 99, prefill: int = 16, rows: int = 32, lookahead: int = 0) -> Scheduler[Fake]:
-    """A scheduler with these jobs under way."""
+def running(
+    *sequences: Fake, pages: int = 99, prefill: int = 16, rows: int = 32, lookahead: int = 0
+) -> Scheduler[Fake]:
+    """A scheduler with these sequences under way."""
     made = scheduler(pages, prefill=prefill, rows=rows, lookahead=lookahead)
-    made.running.extend(jobs)
+    made.running.extend(sequences)
     return made
 
 
-def prompt_pages(job: Fake) -> int:
-    return job.length // PAGE
+def prompt_pages(sequence: Fake) -> int:
+    return sequence.length // PAGE
 
 
-def held(job: Fake) -> int:
-    return job.pages_held
+def held(sequence: Fake) -> int:
+    return sequence.pages_held
 
 
 def test_it_imports_no_mlx() -> None:
@@ -113,10 +115,10 @@ def test_with_the_pages_that_are_wanted_all_who_may_run_begin(waiting: int, copi
     made.limits = replace(made.limits, max_sequences=4)
     for arrival in range(waiting):
         made.add(Fake(2 + arrival, length=9, draft_wanted=4))
-    wanted = made.pages_wanted(prompt_pages, lambda job: copies if job.arrival == 0 else 0)
+    wanted = made.pages_wanted(prompt_pages, lambda sequence: copies if sequence.arrival == 0 else 0)
     spare = copies * 2  # pages that each copy of the first would take beside
-    turn = made.admit(wanted - spare, prompt_pages)
-    assert (len(turn.admit), turn.preempt) == (min(waiting, 2), [])
+    admission = made.admit(wanted - spare, prompt_pages)
+    assert (len(admission.admit), admission.preempt) == (min(waiting, 2), [])
     if waiting:
         again = running(decoding(0, draft_wanted=3), decoding(1), pages=200)
         again.limits = made.limits
@@ -130,14 +132,14 @@ def test_with_the_pages_that_are_wanted_all_who_may_run_begin(waiting: int, copi
 
 def test_priority_then_arrival() -> None:
     made = scheduler(sequences=3)
-    jobs = [Fake(0), Fake(1), Fake(2, priority=1), Fake(3, priority=-1)]
-    for job in reversed(jobs):
-        made.add(job)
-    assert made.admit(100, prompt_pages).admit == [jobs[2], jobs[0], jobs[1]]
-    assert (made.running, made.waiting) == ([jobs[2], jobs[0], jobs[1]], [jobs[3]])
+    sequences = [Fake(0), Fake(1), Fake(2, priority=1), Fake(3, priority=-1)]
+    for sequence in reversed(sequences):
+        made.add(sequence)
+    assert made.admit(100, prompt_pages).admit == [sequences[2], sequences[0], sequences[1]]
+    assert (made.running, made.waiting) == ([sequences[2], sequences[0], sequences[1]], [sequences[3]])
 
 
-def test_jobs_leave_from_either_place() -> None:
+def test_sequences_leave_from_either_place() -> None:
     made = scheduler(sequences=1)
     first, second = Fake(0), Fake(1)
     made.add(first)
@@ -149,7 +151,7 @@ def test_jobs_leave_from_either_place() -> None:
 
 
 @pytest.mark.parametrize(("lookahead", "need"), [(0, 2 + 2), (1, 2 + 3)])
-def test_a_job_begins_when_its_prompt_and_its_next_cycles_fit(lookahead: int, need: int) -> None:
+def test_a_sequence_begins_when_its_prompt_and_its_next_cycles_fit(lookahead: int, need: int) -> None:
     """Of 8 tokens that are 2 pages; two cycles of 4 drafts reach token 18, and three token 23."""
     for pages_free, admitted in ((need - 1, 0), (need, 1)):
         made = running(decoding(0, length=8), lookahead=lookahead)
@@ -157,7 +159,7 @@ def test_a_job_begins_when_its_prompt_and_its_next_cycles_fit(lookahead: int, ne
         assert len(made.admit(pages_free, prompt_pages).admit) == admitted
 
 
-def test_a_job_never_asks_for_more_than_it_may_hold() -> None:
+def test_a_sequence_never_asks_for_more_than_it_may_hold() -> None:
     made = running(decoding(0, length=9))
     made.add(Fake(1, length=8, draft_wanted=4, pages_most=2))
     assert len(made.admit(2, prompt_pages).admit) == 1
@@ -178,7 +180,7 @@ def test_what_is_spoken_for_is_not_given_again() -> None:
         assert len(made.admit(pages_free, prompt_pages).admit) == admitted
 
 
-def test_a_big_job_is_not_overtaken() -> None:
+def test_a_big_sequence_is_not_overtaken() -> None:
     made = running(decoding(0))
     big, small = Fake(1, length=36), Fake(2, length=1)
     made.add(big)
@@ -203,7 +205,7 @@ def test_a_copy_begins_at_once_where_it_passes_nobody() -> None:
     made.add(Fake(3))
     assert not made.start(Fake(6), 100)
     assert made.start(Fake(7, priority=1), 100)
-    assert [job.arrival for job in made.running] == [0, 5, 7]
+    assert [sequence.arrival for sequence in made.running] == [0, 5, 7]
 
 
 def test_a_copy_waits_where_there_is_no_room() -> None:
@@ -220,57 +222,57 @@ def test_a_copy_waits_where_there_is_no_room() -> None:
 
 def test_the_youngest_goes_while_pages_are_short() -> None:
     """Each reaches its next page in this cycle; nothing is free."""
-    jobs = [decoding(0, 11), decoding(1, 11, priority=-1), decoding(2, 11), decoding(3, 11, priority=1)]
-    made = running(*jobs)
+    sequences = [decoding(0, 11), decoding(1, 11, priority=-1), decoding(2, 11), decoding(3, 11, priority=1)]
+    made = running(*sequences)
     made.add(Fake(9, priority=5))
-    turn = made.admit(0, prompt_pages, held)
-    assert turn.preempt == [jobs[1], jobs[2]]
-    assert turn.admit == []
-    assert made.running == [jobs[0], jobs[3]]
-    assert [job.arrival for job in made.waiting] == [9, 2, 1]
+    admission = made.admit(0, prompt_pages, held)
+    assert admission.preempt == [sequences[1], sequences[2]]
+    assert admission.admit == []
+    assert made.running == [sequences[0], sequences[3]]
+    assert [sequence.arrival for sequence in made.waiting] == [9, 2, 1]
 
 
 def test_nobody_goes_while_pages_suffice() -> None:
-    jobs = [decoding(arrival, 11) for arrival in range(3)]
-    assert running(*jobs).admit(3, prompt_pages, held).preempt == []
-    assert running(*jobs).admit(2, prompt_pages, held).preempt == [jobs[2]]
+    sequences = [decoding(arrival, 11) for arrival in range(3)]
+    assert running(*sequences).admit(3, prompt_pages, held).preempt == []
+    assert running(*sequences).admit(2, prompt_pages, held).preempt == [sequences[2]]
     assert running(*(decoding(arrival, 9) for arrival in range(3))).admit(0, prompt_pages, held).preempt == []
 
 
 def test_who_is_about_to_end_wants_no_more_than_it_may_hold() -> None:
-    jobs = [decoding(arrival, 11, draft_wanted=7) for arrival in range(2)]
-    for job in jobs:
-        job.pages_most = job.pages_held
-    assert running(*jobs).admit(0, prompt_pages, held).preempt == []
+    sequences = [decoding(arrival, 11, draft_wanted=7) for arrival in range(2)]
+    for sequence in sequences:
+        sequence.pages_most = sequence.pages_held
+    assert running(*sequences).admit(0, prompt_pages, held).preempt == []
 
 
 def test_no_cycle_is_enqueued_that_might_need_pages_there_are_not() -> None:
-    jobs = [decoding(0, 10), decoding(1, 8)]
-    assert running(*jobs).covers(0)
-    ahead = running(*jobs, lookahead=1)
+    sequences = [decoding(0, 10), decoding(1, 8)]
+    assert running(*sequences).covers(0)
+    ahead = running(*sequences, lookahead=1)
     assert not ahead.covers(0)
     assert ahead.covers(1)
     assert scheduler().covers(0)
 
 
 def test_cycles_in_flight_need_pages_too() -> None:
-    jobs = [decoding(0, 10), decoding(1, 10)]
-    assert running(*jobs).admit(0, prompt_pages, held).preempt == []
-    assert running(*jobs, lookahead=1).admit(0, prompt_pages, held).preempt == [jobs[1]]
+    sequences = [decoding(0, 10), decoding(1, 10)]
+    assert running(*sequences).admit(0, prompt_pages, held).preempt == []
+    assert running(*sequences, lookahead=1).admit(0, prompt_pages, held).preempt == [sequences[1]]
 
 
 def test_pages_that_are_shared_do_not_come_back() -> None:
     """Three forks of one prompt need a page each, and have two together: without counting, one would fail."""
-    jobs = [decoding(arrival, 11) for arrival in range(4)]
-    assert running(*jobs).admit(1, prompt_pages, lambda _: 0).preempt == [jobs[3], jobs[2], jobs[1]]
-    assert running(*jobs).admit(2, prompt_pages, lambda _: 0).preempt == [jobs[3], jobs[2]]
+    sequences = [decoding(arrival, 11) for arrival in range(4)]
+    assert running(*sequences).admit(1, prompt_pages, lambda _: 0).preempt == [sequences[3], sequences[2], sequences[1]]
+    assert running(*sequences).admit(2, prompt_pages, lambda _: 0).preempt == [sequences[3], sequences[2]]
 
 
 def test_the_last_one_stays() -> None:
-    job = decoding(0, 11)
-    made = running(job)
+    sequence = decoding(0, 11)
+    made = running(sequence)
     assert made.admit(0, prompt_pages, held).preempt == []
-    assert made.running == [job]
+    assert made.running == [sequence]
 
 
 def test_a_prompt_that_is_still_read_counts_whole() -> None:
@@ -283,21 +285,21 @@ def test_a_prompt_that_is_still_read_counts_whole() -> None:
 
 
 def test_prompts_share_a_budget_in_order() -> None:
-    jobs = [Fake(0, length=30), Fake(1, length=5, priority=1), Fake(2, length=9)]
-    plan = running(*jobs).plan()
-    assert plan.prefill == [(jobs[1], 5), (jobs[0], 11)]
-    assert plan.decode == [(jobs[1], 0)]  # read to its end, it gives its first token in this very cycle
+    sequences = [Fake(0, length=30), Fake(1, length=5, priority=1), Fake(2, length=9)]
+    plan = running(*sequences).plan()
+    assert plan.prefill == [(sequences[1], 5), (sequences[0], 11)]
+    assert plan.decode == [(sequences[1], 0)]  # read to its end, it gives its first token in this very cycle
 
 
 def test_reading_begins_behind_what_was_found() -> None:
-    job = Fake(0, length=10, target_length=8)
-    assert running(job).plan().prefill == [(job, 2)]
+    sequence = Fake(0, length=10, target_length=8)
+    assert running(sequence).plan().prefill == [(sequence, 2)]
 
 
 def test_a_prompt_of_one_token_has_nothing_to_read() -> None:
-    job = Fake(0, length=0)
-    plan = running(job).plan()
-    assert (plan.prefill, plan.decode) == ([], [(job, 0)])
+    sequence = Fake(0, length=0)
+    plan = running(sequence).plan()
+    assert (plan.prefill, plan.decode) == ([], [(sequence, 0)])
 
 
 def test_the_draft_reads_what_the_target_leaves() -> None:
@@ -317,7 +319,7 @@ def test_the_draft_is_not_read_for_nothing() -> None:
     crowded = [decoding(arrival, draft_wanted=3, behind=5) for arrival in range(8)]
     plan = running(*crowded, rows=8).plan()
     assert plan.draft_prefill == []
-    assert plan.decode == [(job, 0) for job in crowded]
+    assert plan.decode == [(sequence, 0) for sequence in crowded]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ def test_the_draft_is_not_read_for_nothing() -> None:
     [(32, [7, 2, 4, 0]), (31, [6, 2, 4, 0]), (16, [3, 2, 3, 0]), (12, [2, 2, 2, 0]), (11, [0] * 4), (4, [0] * 4)],
 )
 def test_draft_lengths_are_capped_together(rows: int, counts: list[int]) -> None:
-    """A pass has as many rows for each job as for the one that drafts most."""
+    """A pass has as many rows for each sequence as for the one that drafts most."""
     made = scheduler(sequences=4, rows=rows)
     made.running.extend(decoding(arrival, draft_wanted=wanted) for arrival, wanted in enumerate([7, 2, 4, 0]))
     assert [count for _, count in made.plan().decode] == counts
@@ -336,8 +338,8 @@ def test_some_pages_stay_free_for_those_who_run() -> None:
     made = scheduler(pages=1000)
     made.running.append(decoding(0, 20))
     made.add(Fake(1, length=8))
-    assert made.admit(11, lambda job: 2).admit == []
-    assert len(made.admit(15, lambda job: 2).admit) == 1
+    assert made.admit(11, lambda sequence: 2).admit == []
+    assert len(made.admit(15, lambda sequence: 2).admit) == 1
     alone = scheduler(pages=1000)
     alone.add(Fake(1, length=8))
-    assert len(alone.admit(3, lambda job: 2).admit) == 1
+    assert len(alone.admit(3, lambda sequence: 2).admit) == 1

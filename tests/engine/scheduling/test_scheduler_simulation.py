@@ -1,4 +1,4 @@
-"""The scheduler at work on the real bookkeeping of pages, with jobs that only count: everybody comes to an end."""
+"""The scheduler at work on the real bookkeeping of pages, with sequences that only count: everybody comes to an end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDE_PAGE = 16
 
 @dataclass(eq=False)
 class Counted:
-    """A job of the scheduler that has tokens and pages, and no keys or values."""
+    """A sequence for the scheduler, with tokens and pages but no keys or values."""
 
     arrival: int
     priority: int
@@ -79,6 +79,10 @@ class Counted:
         self.target_length = self.draft_length = 0
 
 
+def arrivals(sequences: list[Counted]) -> list[int]:
+    return [sequence.arrival for sequence in sequences]
+
+
 @dataclass(frozen=True)
 class Ask:
     """One request: when it comes and what it wants."""
@@ -101,14 +105,14 @@ class Simulation:
     """
 
     def __init__(
-        self, limits: Limits, asks: list[Ask], kept: float, seed: int, cached: bool = True, first: int | None = None
+        self, limits: Limits, requests: list[Ask], kept: float, seed: int, cached: bool = True, first: int | None = None
     ) -> None:
         self.limits = limits
         self.allocator = PageAllocator(first or limits.pages_total)
-        self.turns: list[tuple[list[int], list[int]]] = []
+        self.admissions: list[tuple[list[int], list[int]]] = []
         self.cache = PrefixCache(self.allocator, self.limits.page_size, b"", enabled=cached)
         self.scheduler: Scheduler[Counted] = Scheduler(limits)
-        self.asks = sorted(asks, key=lambda ask: ask.step)
+        self.requests = sorted(requests, key=lambda ask: ask.step)
         self.kept = kept
         self.random = random.Random(seed)
         self.arrivals = self.steps = self.preemptions = 0
@@ -118,9 +122,9 @@ class Simulation:
 
     def run(self) -> None:
         """Until everybody has ended, which has to be soon: the first in the order moves at every step."""
-        most = sum((1 + ask.copies) * (ask.prompt + ask.answer + 2) for ask in self.asks) + 1
-        most += max((ask.step for ask in self.asks), default=0)
-        while self.asks or self.scheduler.running or self.scheduler.waiting:
+        most = sum((1 + ask.copies) * (ask.prompt + ask.answer + 2) for ask in self.requests) + 1
+        most += max((ask.step for ask in self.requests), default=0)
+        while self.requests or self.scheduler.running or self.scheduler.waiting:
             self.step()
             assert self.steps <= most, "somebody never ends"
         assert (self.allocator.pages_used, self.allocator.pages_free) == (0, self.allocator.pages_total)
@@ -128,16 +132,16 @@ class Simulation:
 
     def step(self) -> None:
         self.steps += 1
-        while self.asks and self.asks[0].step <= self.steps:
-            self.arrive(self.asks.pop(0))
-        preempted = self.turn()
+        while self.requests and self.requests[0].step <= self.steps:
+            self.arrive(self.requests.pop(0))
+        preempted = self.admission()
         plan = self.scheduler.plan()
         self.check(plan)
-        for job, count in plan.prefill:
-            job.target_length += count
-            self.commit(job, job.target_length)
-        for job, count in plan.draft_prefill:
-            job.draft_length += count
+        for sequence, count in plan.prefill:
+            sequence.target_length += count
+            self.commit(sequence, sequence.target_length)
+        for sequence, count in plan.draft_prefill:
+            sequence.draft_length += count
         self.fork(plan)
         in_flight = 1
         while in_flight:
@@ -145,31 +149,32 @@ class Simulation:
                 in_flight += 1
             else:
                 in_flight -= 1
-                for job, count in plan.decode:
-                    self.decode(job, count)
-        for job in [job for job, _ in plan.decode]:
-            self.commit(job, job.length if job.finished else job.length - 1)
-        for job in [job for job in self.scheduler.running if job.finished]:
-            self.scheduler.remove(job)
-            job.release()
-            self.ended.append(job)
+                for sequence, count in plan.decode:
+                    self.decode(sequence, count)
+        for sequence in [sequence for sequence, _ in plan.decode]:
+            self.commit(sequence, sequence.length if sequence.finished else sequence.length - 1)
+        for sequence in [sequence for sequence in self.scheduler.running if sequence.finished]:
+            self.scheduler.remove(sequence)
+            sequence.release()
+            self.ended.append(sequence)
         assert self.allocator.pages_used <= self.limits.pages_total
 
     def may_run_ahead(self, plan: Plan[Counted]) -> bool:
         """Whether the same cycle may be enqueued once more before the last one is read: nothing has to change."""
-        jobs = [job for job, _ in plan.decode]
+        sequences = [sequence for sequence, _ in plan.decode]
         changes = plan.prefill or plan.draft_prefill
-        ends = any(job.finished or not job.emitted_count for job in jobs)
-        due = any((job.length - 1) // self.limits.page_size > job.pages_held for job in jobs)
-        return bool(jobs) and not (changes or ends or due) and self.scheduler.covers(self.allocator.pages_free)
+        ends = any(sequence.finished or not sequence.emitted_count for sequence in sequences)
+        full_page = any((sequence.length - 1) // self.limits.page_size > sequence.pages_held for sequence in sequences)
+        covered = self.scheduler.covers(self.allocator.pages_free)
+        return bool(sequences) and not (changes or ends or full_page) and covered
 
     def arrive(self, ask: Ask) -> None:
-        jobs = [self.job(ask) for _ in range(1 + ask.copies)]
-        jobs[0].copies = jobs[1:]
-        self.copied.update(job.arrival for job in jobs[1:])
-        self.scheduler.add(jobs[0])
+        sequences = [self.sequence(ask) for _ in range(1 + ask.copies)]
+        sequences[0].copies = sequences[1:]
+        self.copied.update(sequence.arrival for sequence in sequences[1:])
+        self.scheduler.add(sequences[0])
 
-    def job(self, ask: Ask) -> Counted:
+    def sequence(self, ask: Ask) -> Counted:
         self.arrivals += 1
         table = BlockTable(self.allocator)
         return Counted(
@@ -184,41 +189,41 @@ class Simulation:
             pages_most=-(-(ask.prompt + ask.answer) // self.limits.page_size),
         )
 
-    def turn(self) -> bool:
+    def admission(self) -> bool:
         """Preempt and admit, and see that it was those whose turn it was; returns whether anybody had to go."""
         scheduler = self.scheduler
-        first = min(scheduler.running, key=lambda job: job.order, default=None)
+        first = min(scheduler.running, key=lambda sequence: sequence.order, default=None)
         before = list(scheduler.waiting)
         pages, most = self.allocator.pages_total, self.limits.pages_total
-        wanted = scheduler.pages_wanted(self.pages_needed, lambda job: len(job.copies))
+        wanted = scheduler.pages_wanted(self.pages_needed, lambda sequence: len(sequence.copies))
         if more := pages_to_add(pages, most, self.allocator.pages_free, wanted):
             self.allocator.grow(more)
-        turn = scheduler.admit(self.allocator.pages_free, self.pages_needed, self.pages_returned)
-        self.turns.append(([job.arrival for job in turn.preempt], [job.arrival for job in turn.admit]))
-        assert not (turn.preempt and turn.admit)
-        assert first not in turn.preempt
-        for job in turn.preempt:
-            assert all(job.order > other.order for other in scheduler.running)
-            job.release()
-            job.preemptions += 1
-        self.preemptions += len(turn.preempt)
-        assert turn.admit == before[: len(turn.admit)]
-        assert scheduler.waiting == sorted(scheduler.waiting, key=lambda job: job.order)
+        admission = scheduler.admit(self.allocator.pages_free, self.pages_needed, self.pages_returned)
+        self.admissions.append((arrivals(admission.preempt), arrivals(admission.admit)))
+        assert not (admission.preempt and admission.admit)
+        assert first not in admission.preempt
+        for sequence in admission.preempt:
+            assert all(sequence.order > other.order for other in scheduler.running)
+            sequence.release()
+            sequence.preemptions += 1
+        self.preemptions += len(admission.preempt)
+        assert admission.admit == before[: len(admission.admit)]
+        assert scheduler.waiting == sorted(scheduler.waiting, key=lambda sequence: sequence.order)
         assert scheduler.running or not scheduler.waiting
         assert len(scheduler.running) <= self.limits.max_sequences
-        for job in turn.admit:
-            found = self.cache.match(job.tokens[: job.length])
-            job.table.adopt(found.pages, found.digests)
-            job.target_length = len(found.pages) * self.limits.page_size
-        self.begun += [job for job in turn.admit if not job.preemptions]
-        return bool(turn.preempt)
+        for sequence in admission.admit:
+            found = self.cache.match(sequence.tokens[: sequence.length])
+            sequence.table.adopt(found.pages, found.digests)
+            sequence.target_length = len(found.pages) * self.limits.page_size
+        self.begun += [sequence for sequence in admission.admit if not sequence.preemptions]
+        return bool(admission.preempt)
 
-    def pages_needed(self, job: Counted) -> int:
-        found = self.cache.match(job.tokens[: job.length]).pages
-        return job.length // self.limits.page_size - sum(self.allocator.ref_count(page) > 0 for page in found)
+    def pages_needed(self, sequence: Counted) -> int:
+        found = self.cache.match(sequence.tokens[: sequence.length]).pages
+        return sequence.length // self.limits.page_size - sum(self.allocator.ref_count(page) > 0 for page in found)
 
-    def pages_returned(self, job: Counted) -> int:
-        return sum(self.allocator.ref_count(page) == 1 for page in job.table.pages)
+    def pages_returned(self, sequence: Counted) -> int:
+        return sum(self.allocator.ref_count(page) == 1 for page in sequence.table.pages)
 
     def check(self, plan: Plan[Counted]) -> None:
         """Everything a plan promises."""
@@ -227,27 +232,28 @@ class Simulation:
         rows = len(plan.decode) * (1 + max((count for _, count in plan.decode), default=0))
         assert rows <= limits.max_rows
         assert all(count > 0 for _, count in plan.prefill + plan.draft_prefill)
-        read = {id(job): job.target_length for job in running}
-        drafted = {id(job): job.draft_length for job in running}
-        for job, count in plan.prefill:
-            read[id(job)] += count
-            assert read[id(job)] <= job.length
-        for job, count in plan.draft_prefill:
-            drafted[id(job)] += count
-            assert drafted[id(job)] <= job.length - 1
+        read = {id(sequence): sequence.target_length for sequence in running}
+        drafted = {id(sequence): sequence.draft_length for sequence in running}
+        for sequence, count in plan.prefill:
+            read[id(sequence)] += count
+            assert read[id(sequence)] <= sequence.length
+        for sequence, count in plan.draft_prefill:
+            drafted[id(sequence)] += count
+            assert drafted[id(sequence)] <= sequence.length - 1
         # Whoever has begun to answer goes on in every step, whatever prompts arrive meanwhile.
-        assert [job for job, _ in plan.decode] == [job for job in running if read[id(job)] == job.length]
+        known = [sequence for sequence in running if read[id(sequence)] == sequence.length]
+        assert [sequence for sequence, _ in plan.decode] == known
         ready = {
-            id(job)
-            for job, _ in plan.decode
-            if job.emitted_count and job.draft_wanted and drafted[id(job)] >= job.length - 1
+            id(sequence)
+            for sequence, _ in plan.decode
+            if sequence.emitted_count and sequence.draft_wanted and drafted[id(sequence)] >= sequence.length - 1
         }
         cap = self.scheduler.most_drafts(len(plan.decode))
-        for job, count in plan.decode:
-            assert count == (min(job.draft_wanted, cap) if id(job) in ready else 0)
+        for sequence, count in plan.decode:
+            assert count == (min(sequence.draft_wanted, cap) if id(sequence) in ready else 0)
         if running:
-            first = min(running, key=lambda job: job.order)
-            assert first in [job for job, _ in plan.prefill + plan.decode], "the first stands still"
+            first = min(running, key=lambda sequence: sequence.order)
+            assert first in [sequence for sequence, _ in plan.prefill + plan.decode], "the first stands still"
 
     def fork(self, plan: Plan[Counted]) -> None:
         """Copies begin with the pages of the one that has read their prompt, or wait."""
@@ -260,20 +266,20 @@ class Simulation:
                 else:
                     self.scheduler.add(copy)
 
-    def decode(self, job: Counted, count: int) -> None:
-        if job.finished:
+    def decode(self, sequence: Counted, count: int) -> None:
+        if sequence.finished:
             return
         kept = 0
         while kept < count and self.random.random() < self.kept:
             kept += 1
-        job.known += min(1 + kept, job.answer - job.emitted_count)
-        job.target_length = job.length
+        sequence.known += min(1 + kept, sequence.answer - sequence.emitted_count)
+        sequence.target_length = sequence.length
         if count:
-            job.draft_length = job.length - 1
+            sequence.draft_length = sequence.length - 1
 
-    def commit(self, job: Counted, verified: int) -> None:
-        job.table.grow(verified // self.limits.page_size)
-        self.cache.add(job.table, job.tokens, len(job.table.pages))
+    def commit(self, sequence: Counted, verified: int) -> None:
+        sequence.table.grow(verified // self.limits.page_size)
+        self.cache.add(sequence.table, sequence.tokens, len(sequence.table.pages))
 
 
 @st.composite
@@ -290,11 +296,11 @@ def limits_and_asks(draw: st.DrawFn) -> tuple[Limits, list[Ask]]:
         max_rows=sequences + draw(st.integers(0, 24)),
         lookahead=draw(st.integers(0, 1)),
     )
-    asks = []
+    requests = []
     for _ in range(draw(st.integers(1, 14))):
         total = draw(st.integers(2, pages * page_size))
         prompt = draw(st.integers(1, total - 1))
-        asks.append(
+        requests.append(
             Ask(
                 step=draw(st.integers(1, 60)),
                 prompt=prompt,
@@ -306,7 +312,7 @@ def limits_and_asks(draw: st.DrawFn) -> tuple[Limits, list[Ask]]:
                 draft_context=draw(st.sampled_from([10_000, 10_000, 20])),
             )
         )
-    return limits, asks
+    return limits, requests
 
 
 @settings(max_examples=250, deadline=None, derandomize=True)
@@ -314,10 +320,10 @@ def limits_and_asks(draw: st.DrawFn) -> tuple[Limits, list[Ask]]:
 def test_everybody_comes_to_an_end(
     case: tuple[Limits, list[Ask]], kept: float, seed: int, cached: bool, grows: bool
 ) -> None:
-    limits, asks = case
-    simulation = Simulation(limits, list(asks), kept, seed, cached, first=1 if grows else None)
+    limits, requests = case
+    simulation = Simulation(limits, list(requests), kept, seed, cached, first=1 if grows else None)
     simulation.run()
-    assert len(simulation.ended) == sum(1 + ask.copies for ask in asks)
+    assert len(simulation.ended) == sum(1 + ask.copies for ask in requests)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -326,13 +332,13 @@ def test_a_pool_that_grows_makes_nobody_wait(
     case: tuple[Limits, list[Ask]], kept: float, seed: int, first: int
 ) -> None:
     """Who begins and who has to go is the same, step by step, as with all the memory from the beginning."""
-    limits, asks = replace(case[0], lookahead=0), case[1]
-    grown = Simulation(limits, list(asks), kept, seed, cached=False, first=min(first, limits.pages_total))
-    whole = Simulation(limits, list(asks), kept, seed, cached=False)
+    limits, requests = replace(case[0], lookahead=0), case[1]
+    grown = Simulation(limits, list(requests), kept, seed, cached=False, first=min(first, limits.pages_total))
+    whole = Simulation(limits, list(requests), kept, seed, cached=False)
     grown.run()
     whole.run()
-    assert grown.turns == whole.turns
-    assert [job.arrival for job in grown.ended] == [job.arrival for job in whole.ended]
+    assert grown.admissions == whole.admissions
+    assert arrivals(grown.ended) == arrivals(whole.ended)
 
 
 @pytest.mark.parametrize("lookahead", [0, 1])
@@ -340,7 +346,7 @@ def test_a_pool_that_grows_makes_nobody_wait(
 def test_thousands_of_steps_under_pressure(lookahead: int, sharing: bool) -> None:
     """A pool for a few of many: much is preempted, and first come stays first served."""
     draws = random.Random(7)
-    asks = [
+    requests = [
         Ask(
             step=draws.randrange(1000),
             prompt=draws.randint(1, 60),
@@ -352,14 +358,14 @@ def test_thousands_of_steps_under_pressure(lookahead: int, sharing: bool) -> Non
         for number in range(400)
     ]
     limits = Limits(PAGE, 36, max_sequences=6, prefill_tokens=32, max_rows=20, lookahead=lookahead)
-    simulation = Simulation(limits, asks, 0.7, 3, cached=sharing)
+    simulation = Simulation(limits, requests, 0.7, 3, cached=sharing)
     simulation.run()
     assert simulation.steps > 2000
     assert simulation.preemptions > 50
-    assert len({job.arrival for job in simulation.ended}) == simulation.arrivals
-    first_time = [job.arrival for job in simulation.begun if job.arrival not in simulation.copied]
+    assert len({sequence.arrival for sequence in simulation.ended}) == simulation.arrivals
+    first_time = [sequence.arrival for sequence in simulation.begun if sequence.arrival not in simulation.copied]
     assert first_time == sorted(first_time)
-    assert len(first_time) == len(asks)
+    assert len(first_time) == len(requests)
 
 
 @pytest.mark.parametrize("answers", [(60, 60), (31, 46)])
@@ -367,8 +373,8 @@ def test_thousands_of_steps_under_pressure(lookahead: int, sharing: bool) -> Non
 def test_cycles_that_run_ahead_find_their_pages(answers: tuple[int, int], pages: int) -> None:
     """Two that reach their next page together, long after pages were asked for; or one ends there."""
     limits = Limits(WIDE_PAGE, max(pages, 5 if answers[0] == 60 else 4), 2, 64, max_rows=2, lookahead=1)
-    asks = [Ask(1, 18, answer, text=text) for text, answer in enumerate(answers)]
-    Simulation(limits, asks, 0.0, 0, cached=False).run()
+    requests = [Ask(1, 18, answer, text=text) for text, answer in enumerate(answers)]
+    Simulation(limits, requests, 0.0, 0, cached=False).run()
 
 
 def test_a_long_prompt_delays_nobody_by_more_than_one_chunk() -> None:

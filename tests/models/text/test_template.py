@@ -169,9 +169,9 @@ def test_a_tag_for_training_is_no_obstacle() -> None:
 @pytest.mark.parametrize(
     ("thinking", "args", "told"),
     [
-        (None, {"messages": []}, "template-arg messages is not yours to set"),
-        (None, {"tokenize": True}, "template-arg tokenize is not yours to set"),
-        (None, {"self": 1}, "template-arg self is not yours to set"),
+        (None, {"messages": []}, "template-arg messages is set by Helix itself"),
+        (None, {"tokenize": True}, "template-arg tokenize is set by Helix itself"),
+        (None, {"self": 1}, "template-arg self is set by Helix itself"),
         (True, {"enable_thinking": False}, "thinking is set twice"),
     ],
 )
@@ -187,6 +187,6 @@ def test_a_token_by_its_text_or_its_id(token: int | str, index: int) -> None:
 
 def test_a_text_of_several_tokens_is_no_token() -> None:
     with pytest.raises(
-        SettingsError, match=r"stop-token 'ab' is not one token of this model \(it comes to 2: 65, 66\)"
+        SettingsError, match=r"stop-token 'ab' is not a single token of this model \(it comes to 2: 65, 66\)"
     ):
         tokenizer(KEEPS).stop_ids(["ab"])

@@ -61,26 +61,26 @@ def words(*tokens: str, eos_ids: Iterable[int] = (), added: dict[int, bool] | No
 
 
 def test_the_same_vocabulary_is_identical() -> None:
-    fit = compare(byte_tokenizer(), byte_tokenizer())
-    assert (fit.kind, fit.shared, fit.first) == ("identical", 96, ())
-    assert fit.to_json()["share_of_draft"] == 1.0
+    match = compare(byte_tokenizer(), byte_tokenizer())
+    assert (match.kind, match.shared, match.first) == ("identical", 96, ())
+    assert match.to_json()["share_of_draft"] == 1.0
 
 
 def test_one_that_has_more_at_its_end_has_the_same_ids() -> None:
     for target, draft in ((96, 90), (90, 96)):
-        fit = compare(byte_tokenizer(size=target), byte_tokenizer(size=draft))
-        assert (fit.kind, fit.shared) == ("same ids", 90)
-        assert len(fit.first) == 3
-        assert fit.first[0][0] == 90
+        match = compare(byte_tokenizer(size=target), byte_tokenizer(size=draft))
+        assert (match.kind, match.shared) == ("same ids", 90)
+        assert len(match.first) == 3
+        assert match.first[0][0] == 90
 
 
 def test_different_ones_share_by_text() -> None:
     code, prose = trained(CODE, 400), trained(PROSE, 350, end="<stop>")
-    fit = compare(code, prose)
-    assert fit.kind == "shared"
-    assert 256 < fit.shared < min(fit.target_tokens, fit.draft_tokens)
+    match = compare(code, prose)
+    assert match.kind == "shared"
+    assert 256 < match.shared < min(match.target_tokens, match.draft_tokens)
     shared = shared_ids(code, prose)
-    assert len(set(shared.values())) == len(shared) == fit.shared
+    assert len(set(shared.values())) == len(shared) == match.shared
     by_id = {index: token for token, index in prose.vocab.items()}
     for token, index in code.vocab.items():
         if index in shared and index not in code.eos_ids:

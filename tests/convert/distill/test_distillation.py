@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from helix_mlx.config import EngineConfig
-from helix_mlx.convert.distill import job
-from helix_mlx.convert.distill.job import Wanted, distill
+from helix_mlx.convert.distill import distillation
+from helix_mlx.convert.distill.distillation import Wanted, distill
 from helix_mlx.convert.distill.training import Schedule
 from helix_mlx.convert.pair_folder import Wanted as ToConvert
 from helix_mlx.convert.pair_folder import convert_pair
@@ -29,7 +29,7 @@ SCHEDULE = Schedule(epochs=3, rate=4e-3)
 @pytest.fixture(autouse=True)
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is taught does not depend on them, and compiling them takes long."""
-    for place in ("helix_mlx.engine.engine.choose_kernels", "helix_mlx.convert.distill.job.choose_kernels"):
+    for place in ("helix_mlx.engine.engine.choose_kernels", "helix_mlx.convert.distill.distillation.choose_kernels"):
         monkeypatch.setattr(place, lambda *_, **__: NO_KERNELS)
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_is_interrupted_at_every_step_ends_alike(pair: Path, prompts_
             distill(what, said.append, interrupt)
         assert not what.out.exists()
     taught(what, said)
-    assert sum("going on" in line for line in said) == 4
+    assert sum("Resuming from" in line for line in said) == 4
     assert wrote == list(range(1, 25))
     for name in ("model.safetensors", "config.json"):
         draft = Path("draft") / name
@@ -102,7 +102,7 @@ def test_other_settings_begin_anew(pair: Path, prompts_file: Path, tmp_path: Pat
         distill(what, lambda _: None, interrupt)
     said: list[str] = []
     report = taught(wanted(pair, prompts_file, tmp_path / "taught", samples=1), said)
-    assert not any("going on" in line for line in said)
+    assert not any("Resuming from" in line for line in said)
     assert report["texts_a_prompt"] == 1
 
 
@@ -111,14 +111,14 @@ def test_a_draft_that_cannot_be_bettered_is_left_alone(pair: Path, prompts_file:
     shutil.copytree(pair / "target", tmp_path / "same")
     itself = ToConvert(str(pair / "target"), str(tmp_path / "same"), tmp_path / "itself", RECIPE, RECIPE)
     convert_pair(itself, lambda _: None, lambda *_: None)
-    with pytest.raises(PairError, match="best as it is"):
+    with pytest.raises(PairError, match="did not improve"):
         taught(wanted(tmp_path / "itself", prompts_file, tmp_path / "taught", schedule=Schedule(epochs=1, rate=0.05)))
     assert not (tmp_path / "taught").exists()
     assert not (tmp_path / ".taught.part").exists()
 
 
 def test_mistakes_are_told(pair: Path, prompts_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="exists already"):
+    with pytest.raises(SettingsError, match="already exists"):
         taught(wanted(pair, prompts_file, pair))
     with pytest.raises(SettingsError, match="held-out is 1"):
         wanted(pair, prompts_file, tmp_path / "out", held_out=1.0)
@@ -128,7 +128,7 @@ def test_mistakes_are_told(pair: Path, prompts_file: Path, tmp_path: Path) -> No
         taught(wanted(pair, tmp_path / "nowhere", tmp_path / "out"))
     alone = ToConvert(str(tmp_path / "big"), None, tmp_path / "alone", RECIPE, RECIPE)
     convert_pair(alone, lambda _: None, lambda *_: None)
-    with pytest.raises(PairError, match="has no draft"):
+    with pytest.raises(PairError, match="no draft"):
         taught(wanted(tmp_path / "alone", prompts_file, tmp_path / "out"))
     assert not (tmp_path / ".out.part").exists()
 
@@ -138,13 +138,13 @@ def test_a_draft_of_another_vocabulary_is_refused(prompts_file: Path, tmp_path: 
     write_tokenizer(draft, first=40)
     both = ToConvert(str(target), str(draft), tmp_path / "both", RECIPE, RECIPE)
     convert_pair(both, lambda _: None, lambda *_: None)
-    with pytest.raises(PairError, match="vocabulary of its own"):
+    with pytest.raises(PairError, match="does not have its target's vocabulary"):
         taught(wanted(tmp_path / "both", prompts_file, tmp_path / "out"))
 
 
 def test_a_full_disk_is_told_before(
     pair: Path, prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
-    with pytest.raises(Exception, match="teaching the draft takes"):
+    monkeypatch.setattr(distillation.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match="teaching the draft needs"):
         taught(wanted(pair, prompts_file, tmp_path / "out"))

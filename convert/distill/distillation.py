@@ -15,7 +15,7 @@ import mlx.core as mx
 from helix_mlx import __version__
 from helix_mlx.config import EngineConfig
 from helix_mlx.convert.checkpoint import quantization_of
-from helix_mlx.convert.distill.batching import Lessons
+from helix_mlx.convert.distill.batching import TeachingTexts
 from helix_mlx.convert.distill.numpy_ops import fastest_ops
 from helix_mlx.convert.distill.prompts import Prompts, read_prompts
 from helix_mlx.convert.distill.student import Student
@@ -27,6 +27,7 @@ from helix_mlx.convert.source import check_room
 from helix_mlx.engine.acceptance_counts import count_acceptance
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.errors import ModelError, PairError, SettingsError
+from helix_mlx.files import write_beside
 from helix_mlx.kernels.cpu.choice import choose_kernels
 from helix_mlx.models.loader import fetch
 from helix_mlx.models.manifest import NAME as MANIFEST
@@ -68,7 +69,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
-            raise SettingsError(f"held-out is {self.held_out:g}, but has to be a share between 0 and 1")
+            raise SettingsError(f"held-out is {self.held_out:g}, but must be a share between 0 and 1")
 
 
 def distill(wanted: Wanted, line: Notice, progress: StepProgress) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def distill(wanted: Wanted, line: Notice, progress: StepProgress) -> dict[str, A
         work = wanted.out.with_name(f".{wanted.out.name}.part")
         try:
             _begin(work, wanted, prompts, folders, line)
-            report = _Job(wanted, prompts, pair, folders, work, line, progress).run()
+            report = _Distillation(wanted, prompts, pair, folders, work, line, progress).run()
         except OSError as error:
             raise ModelError(f"cannot write {work}: {error.strerror or error}; choose another --out") from error
         shutil.rmtree(work, ignore_errors=True)
@@ -109,12 +110,12 @@ def _folders(pair: NamedPair) -> dict[str, Path]:
         PairError: there is no draft, or its ids mean something else.
     """
     if pair.draft == "none":
-        raise PairError(f"{pair.name} has no draft to teach; make a pair with --draft first")
+        raise PairError(f"{pair.name} has no draft to train; convert a pair with --draft first")
     folders = {"target": fetch(pair.target), "draft": fetch(pair.draft)}
     target, draft = (Tokenizer.load(folder, None) for folder in folders.values())
     if compare(target, draft).kind == "shared":
         raise PairError(
-            f"the draft of {pair.name} has a vocabulary of its own; only one that shares its target's can be taught"
+            f"the draft of {pair.name} does not have its target's vocabulary and cannot be trained; use another"
         )
     return folders
 
@@ -132,17 +133,17 @@ def _begin(work: Path, wanted: Wanted, prompts: Prompts, folders: dict[str, Path
     }
     note, text = work / "made_of.json", json.dumps(made_of)
     if note.is_file() and note.read_text(encoding="utf-8") == text:
-        line(f"going on with what is in {work}")
+        line(f"Resuming from {work}.")
         return
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     draft_bytes = sum(file.stat().st_size for file in folders["draft"].iterdir())
     check_room(work, 40 * draft_bytes, "teaching the draft")  # weights, best weights and Adam's moments in float32
-    note.write_text(text, encoding="utf-8")
+    write_beside(note, text.encode())
 
 
 @dataclass
-class _Job:
+class _Distillation:
     """The steps, each of which finds what an earlier call has done."""
 
     wanted: Wanted
@@ -161,8 +162,8 @@ class _Job:
         if not course.best_epoch:
             shutil.rmtree(self.work, ignore_errors=True)
             raise PairError(
-                f"the draft of {self.pair.name} foresees held-out answers best as it is; "
-                "give more prompts, or another --rate"
+                f"training did not improve the draft of {self.pair.name} on held-out prompts; "
+                "give more prompts, or try another --rate"
             )
         made = self.work / "pair"
         shutil.rmtree(made, ignore_errors=True)
@@ -186,10 +187,10 @@ class _Job:
             )  # fmt: skip
         if not before.exists():
             kept = self._measured(self.folders["draft"], "measuring the draft as it is")
-            before.write_text(json.dumps(kept), encoding="utf-8")
+            write_beside(before, json.dumps(kept).encode())
         measured = json.loads(before.read_text(encoding="utf-8"))
         told = ", ".join(f"{each['acceptance']:.3f} at temperature {each['temperature']:g}" for each in measured)
-        self.line(f"{len(texts)} texts of the target; the draft as it is keeps {told}")
+        self.line(f"{len(texts)} answers generated; before training the target accepts {told}")
         return texts, measured
 
     def _engine(self, draft: Path) -> Engine:
@@ -233,8 +234,8 @@ class _Job:
 
     def _teach(self, texts: list[Text], opinions: list[Opinion]) -> tuple[Trainer, Any]:
         count = len(self.prompts.taught) * self.wanted.samples
-        taught = Lessons(texts[:count], opinions[:count], ROW_TOKENS)
-        held_out = Lessons(texts[count:], opinions[count:], ROW_TOKENS)
+        taught = TeachingTexts(texts[:count], opinions[:count], ROW_TOKENS)
+        held_out = TeachingTexts(texts[count:], opinions[count:], ROW_TOKENS)
         student = Student(self.folders["draft"], self.wanted.how, self.wanted.schedule.seed)
         trainer = Trainer(student, self.wanted.schedule, self.work)
         best = trainer.run(taught, held_out, self.line, lambda *so_far: self.progress("the draft learns", *so_far))
