@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map_with_path
 
 from helix_mlx.models.loader import LoadedModel
@@ -61,6 +64,28 @@ def foreseeing_pair() -> Pair:
     head.load_weights([("fc.weight", fc), *silent.items()], strict=False)
     mx.eval(head.parameters(), model.parameters())
     return headed_pair(target, head)
+
+
+def trained_head(target: LoadedModel, texts: Sequence[Sequence[int]], steps: int) -> MTPHead:
+    """A random head that has learnt to foresee what its target says to these texts, which are of one length."""
+    head = random_head(target)
+    tokens = mx.array(texts)
+    hidden = head.trunk.hidden(tokens[:, :-2])
+
+    def missed(head: MTPHead) -> mx.array:
+        once = head(tokens[:, 1:-1], hidden)
+        twice = head(tokens[:, 2:-1], once[:, :-1])
+        first, second = (
+            nn.losses.cross_entropy(head.trunk.logits(out), tokens[:, -out.shape[1] :]) for out in (once, twice)
+        )
+        return mx.mean(first) + mx.mean(second)
+
+    optimizer, gradients = optim.Adam(3e-3), nn.value_and_grad(head, missed)
+    for _ in range(steps):
+        _, found = gradients(head)
+        optimizer.update(head, found)
+        mx.eval(head.parameters(), optimizer.state)
+    return head
 
 
 def headed_pair(target: LoadedModel, head: MTPHead) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from helix_mlx.models.pair import Pair
 from helix_mlx.paging.page_pool import DRAFT
 from helix_mlx.request import SamplingParams
 from tests.engine.mixes import PROMPTS, AtRandom, Mix, Oracle
-from tests.heads import foreseeing_pair, headed_pair, random_head, target_of
+from tests.heads import foreseeing_pair, headed_pair, random_head, target_of, trained_head
 from tests.support import plain, prompt
 
 NEW = 22
@@ -52,6 +53,25 @@ def test_a_head_that_foresees_everything_has_every_draft_kept() -> None:
             for done in engine.generate(TEXTS[:batch], max_tokens=41, draft_tokens=count):
                 assert done.stats.drafted == done.stats.accepted > 0
                 assert done.stats.target_passes == -(-40 // (count + 1))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_5"])
+def test_a_trained_head_gives_more_tokens_per_pass(family: str) -> None:
+    """Than n-grams and than an unrelated draft, on what it was trained on; the text is the target's own."""
+    target = target_of(family)
+    prompts = [prompt(9, seed) for seed in range(6)]
+    said = [plain(target.model, tokens, 40) for tokens in prompts]
+    head = trained_head(target, [[*asked, *told] for asked, told in zip(prompts, said, strict=True)], steps=150)
+    pair = headed_pair(target, head)
+    other = replace(pair, draft=target_of(family, seed=7))
+    found = {}
+    for name, each in (("mtp", pair), ("model", other), ("ngram", other)):
+        with Engine(each, config()) as engine:
+            done = engine.generate(prompts, max_tokens=40, draft_tokens=4, drafter=name)
+        assert [answer.tokens for answer in done] == said
+        found[name] = sum(a.stats.emitted - 1 for a in done) / sum(a.stats.target_passes for a in done)
+    print(family, {name: round(value, 2) for name, value in found.items()})
+    assert found["mtp"] > 2 > found["model"]
 
 
 def test_drafters_take_turns_in_one_batch() -> None:

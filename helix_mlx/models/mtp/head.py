@@ -83,7 +83,7 @@ class MTPHead(nn.Module):
         parts = [self.pre_fc_norm_embedding(self.trunk.embed(tokens)), self.pre_fc_norm_hidden(hidden)]
         rows = self.fc(mx.concatenate(parts[::-1] if self._hidden_first else parts, axis=-1))
         own = None if cache is None else cache[0]
-        mask = create_attention_mask(rows, own, return_array=tokens.shape[1] > 1)
+        mask = create_attention_mask(rows, own, return_array=own is not None and tokens.shape[1] > 1)
         layer: Any = self.layers[0]
         out: mx.array = self.norm(layer(rows, mask=mask, cache=own))
         return out
