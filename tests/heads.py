@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def foreseeing_pair() -> Pair:
     return headed_pair(target, head)
 
 
-def trained_head(target: LoadedModel, texts: Sequence[Sequence[int]], steps: int) -> MTPHead:
+def trained_head(target: LoadedModel, texts: list[list[int]], steps: int) -> MTPHead:
     """A random head that has learnt to foresee what its target says to these texts, which are of one length."""
     head = random_head(target)
     tokens = mx.array(texts)
@@ -75,10 +74,9 @@ def trained_head(target: LoadedModel, texts: Sequence[Sequence[int]], steps: int
     def missed(head: MTPHead) -> mx.array:
         once = head(tokens[:, 1:-1], hidden)
         twice = head(tokens[:, 2:-1], once[:, :-1])
-        first, second = (
-            nn.losses.cross_entropy(head.trunk.logits(out), tokens[:, -out.shape[1] :]) for out in (once, twice)
-        )
-        return mx.mean(first) + mx.mean(second)
+        said = [(head.trunk.logits(out), tokens[:, -out.shape[1] :]) for out in (once, twice)]
+        first, second = (mx.mean(nn.losses.cross_entropy(logits, wanted)) for logits, wanted in said)
+        return first + second
 
     optimizer, gradients = optim.Adam(3e-3), nn.value_and_grad(head, missed)
     for _ in range(steps):

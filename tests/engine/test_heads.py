@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import KVCache
 
 from helix_mlx.config import EngineConfig
 from helix_mlx.engine.engine import Engine
@@ -15,6 +16,8 @@ from helix_mlx.models.mtp.load import head_of
 from helix_mlx.models.pair import Pair
 from helix_mlx.paging.page_pool import DRAFT
 from helix_mlx.request import SamplingParams
+from helix_mlx.speculative.drafter import DraftContext, ModelDrafter
+from helix_mlx.speculative.verification.types import Draft
 from tests.engine.mixes import PROMPTS, AtRandom, Mix, Oracle
 from tests.heads import foreseeing_pair, headed_pair, random_head, target_of, trained_head
 from tests.support import plain, prompt
@@ -100,6 +103,44 @@ def test_a_heads_keys_and_values_are_those_of_one_pass_over_the_text(family: str
                 done = engine.generate(text, LIKELIEST, draft_tokens=count)
                 pages = checked_pages(engine, pair, [*text, *done.tokens])
                 assert pages == (len(text) + NEW - 1) // PAGE
+
+
+@pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
+def test_drafts_are_what_a_head_says_behind_the_whole_text(family: str) -> None:
+    """Each draft of each cycle, kept or not: from the target's last hidden state, then from the head's own."""
+    pair = headed_pair(target := target_of(family), random_head(target))
+    head = head_of(pair.draft)
+    assert head is not None
+    with Engine(pair, config(lookahead=0)) as engine:
+        runner = engine._core.runner
+        noted = _Noted(runner._models.drafter)
+        runner._models = replace(runner._models, drafter=noted)
+        text = TEXTS[3] + engine.generate(TEXTS[3], LIKELIEST, draft_tokens=3).tokens
+    assert len(noted.proposed) > 5
+    for length, drafts in noted.proposed:
+        cache = [KVCache()]
+        hidden = head.trunk.hidden(mx.array([text[:length]]))
+        out = head(mx.array([text[1 : length + 1]]), hidden, cache)[:, -1:]
+        expected = [int(mx.argmax(head.trunk.logits(out)))]
+        while len(expected) < len(drafts):
+            out = head(mx.array([expected[-1:]]), out, cache)
+            expected.append(int(mx.argmax(head.trunk.logits(out))))
+        assert drafts == expected
+
+
+class _Noted:
+    """A drafter that notes behind how many tokens it proposed what, for one sequence."""
+
+    def __init__(self, drafter: ModelDrafter | None) -> None:
+        assert drafter is not None
+        self._drafter = drafter
+        self.proposed: list[tuple[int, list[int]]] = []
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        draft = self._drafter.propose(context, count)
+        tokens: Any = draft.tokens[0].tolist()
+        self.proposed.append((int(context.positions[0]), tokens))
+        return draft
 
 
 def checked_pages(engine: Engine, pair: Pair, tokens: list[int]) -> int:
