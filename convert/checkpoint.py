@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 from mlx_lm import utils
 from mlx_lm.convert import mixed_quant_predicate_builder
@@ -20,6 +21,7 @@ from helix_mlx.convert.source import check_room
 from helix_mlx.errors import HelixError, ModelError
 from helix_mlx.models.files import copy_others
 from helix_mlx.models.loader import read_model
+from helix_mlx.models.mtp.weights import read_head, save_head
 from helix_mlx.models.third_party import guarded
 from helix_mlx.types import Notice, Progress
 
@@ -52,6 +54,7 @@ def convert_checkpoint(
     destination.mkdir(parents=True)
     with guarded(f"cannot convert {source}", "download the model again"), _writing(destination):
         model, config = _prepared(source, recipe, trust_remote_code, line)
+        _save_head(source, destination, model, config, recipe, line)
         _save(model, destination, progress)
     keep_vision = "vision_tower" in getattr(model, "model", {})
     utils.save_config(config, destination / "config.json", keep_vision_config=keep_vision)
@@ -78,13 +81,7 @@ def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool, line: Notic
         config.pop("quantization", None)
         config.pop("quantization_config", None)
         model = utils.dequantize_model(model)
-    if (dtype := dtype_of(recipe, config)) is not None:
-        castable = getattr(model, "cast_predicate", lambda _: True)
-
-        def cast(path: str, array: Any) -> Any:
-            return array.astype(dtype) if castable(path) and mx.issubdtype(array.dtype, mx.floating) else array
-
-        model.update(tree_map_with_path(cast, model.parameters()))
+    _cast(model, model, recipe, config)
     if recipe.mode == "float":
         return model, config
     settings = recipe.settings
@@ -98,6 +95,45 @@ def _prepared(source: Path, recipe: Recipe, trust_remote_code: bool, line: Notic
             f"no layer of {source} divides into groups of {settings['group_size']}; use a smaller --group-size"
         )
     return model, config
+
+
+def _cast(module: Any, model: Any, recipe: Recipe, config: dict[str, Any]) -> None:
+    """Give a model, or a part of it, the type of the recipe, except for what the model wants otherwise."""
+    if (dtype := dtype_of(recipe, config)) is not None:
+        castable = getattr(model, "cast_predicate", lambda _: True)
+
+        def cast(path: str, array: Any) -> Any:
+            return array.astype(dtype) if castable(path) and mx.issubdtype(array.dtype, mx.floating) else array
+
+        module.update(tree_map_with_path(cast, module.parameters()))
+
+
+def _save_head(
+    source: Path, destination: Path, model: Any, config: dict[str, Any], recipe: Recipe, line: Notice
+) -> None:
+    """Keep the target's multi-token-prediction head, which mlx-lm drops, with weights like the target's."""
+    try:
+        head: Any = read_head(source, config, model)
+    except ModelError as error:
+        line(f"{source} has a damaged multi-token-prediction head, which is left out: {error}")
+        return
+    if head is None:
+        return
+    quantised = any(path.endswith("scales") for path, _ in _arrays(head))
+    if quantised and (recipe.again or recipe.mode == "float"):
+        head = utils.dequantize_model(head)
+        quantised = False
+    _cast(head, model, recipe, config)
+    if recipe.mode != "float" and not quantised:
+        settings = quantization_of(config) or recipe.settings
+        own: Any = getattr(model, "quant_predicate", None) or (lambda *_: True)
+
+        def chosen(path: str, module: Any) -> Any:
+            fits = hasattr(module, "to_quantized") and module.weight.shape[-1] % settings["group_size"] == 0
+            return own(path, module) if fits else False
+
+        nn.quantize(head, **settings, class_predicate=chosen)
+    save_head(head, destination)
 
 
 def _arrays(model: Any) -> list[tuple[str, mx.array]]:

@@ -19,11 +19,12 @@ from helix_mlx.bench.fixtures.answers import Answer, Ask
 from helix_mlx.bench.fixtures.prompts import WORKLOADS, Prompt, filled
 from helix_mlx.bench.output.tables import table
 from helix_mlx.bench.suite.arms import helix_arm
-from helix_mlx.engine.acceptance_counts import AcceptanceCounts, count_acceptance
+from helix_mlx.engine.acceptance_counts import AcceptanceCounts, count_acceptance, drafters_of
 from helix_mlx.engine.engine import Engine
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.acceptance import expected_tokens
 from helix_mlx.speculative.cost_model import CostTable
+from helix_mlx.speculative.registry import NGRAM
 from helix_mlx.types import Notice, Progress
 
 BESIDE_TEMPERATURES, BESIDE_DRAFTS = (0.0, 0.8, 1.0), 4
@@ -34,7 +35,7 @@ def measure(
     engine: Engine, temperatures: tuple[float, ...], prompts: int, max_tokens: int, progress: Progress
 ) -> list[AcceptanceCounts]:
     """Answer every workload with the longest drafts, by the model where there is one, and by n-grams."""
-    drafters = ["model", "ngram"] if engine.pair.draft else ["ngram"]
+    drafters = drafters_of(engine)
     combinations = [(w, t, d) for w in WORKLOADS for t in temperatures for d in drafters]
     found = []
     for number, (workload, temperature, drafter) in enumerate(combinations):
@@ -78,7 +79,7 @@ def promises(found: list[AcceptanceCounts], cost_table: CostTable) -> list[Promi
         )
         chances = (whole.chances or [0.0])[:MAX_DRAFT_TOKENS]
         tokens = expected_tokens(chances + [chances[-1]] * (MAX_DRAFT_TOKENS - len(chances)))
-        costs = [cost_table.cycle_s(count, uses_model=drafter == "model") for count in range(MAX_DRAFT_TOKENS + 1)]
+        costs = [cost_table.cycle_s(count, uses_model=drafter != NGRAM) for count in range(MAX_DRAFT_TOKENS + 1)]
         gains = tuple(each * costs[0] / cost for each, cost in zip(tokens, costs, strict=True))
         made.append(Promise(temperature, drafter, max(range(len(gains)), key=lambda count: gains[count]), gains))
     return made

@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from helix_mlx.bench.fixtures import baselines
 from helix_mlx.bench.fixtures.answers import Answer, Arm, Ask
+from helix_mlx.engine.acceptance_counts import drafters_of
 from helix_mlx.engine.engine import Engine
 from helix_mlx.errors import SettingsError
 from helix_mlx.models.pair import Pair
@@ -61,9 +62,9 @@ def all_arms(theirs: Pair, ours: Engine, *, few: bool = False) -> dict[str, Arm]
     named[PLAIN] = partial(helix_arm, ours, 0, None)
     named[AUTO] = partial(helix_arm, ours, None, None)
     named[NGRAM] = partial(helix_arm, ours, NGRAM_LENGTH, "ngram")
-    if theirs.draft is not None:
+    if ours.pair.draft is not None:
         fixed = (2, 4) if few else range(1, MAX_DRAFT_TOKENS + 1)
-        named |= {f"helix K={count}": partial(helix_arm, ours, count, "model") for count in fixed}
+        named |= {f"helix K={count}": partial(helix_arm, ours, count, drafters_of(ours)[0]) for count in fixed}
     return named
 
 

@@ -50,6 +50,7 @@ MEASUREMENTS = {
     "conversion": ("studies.conversion", "Time and memory of a conversion, compared with mlx-lm."),
     "distillation": ("studies.distillation", "What distilling a draft gains."),
     "rollback": ("studies.rollback", "What rolling drafts back costs models with recurrent layers."),
+    "mtp": ("suite.heads", "Tokens per pass of a prediction head, beside n-grams and a draft model."),
     "soak": ("studies.soak", "Minutes of random load: leaks, and whether answers stay the same."),
     "replay": ("policy.replay", "Auto compared with fixed draft lengths on recorded drafts (modelled time)."),
     "simulation": ("policy.simulation", "Modelled gain of auto on Macs, from published measurements."),

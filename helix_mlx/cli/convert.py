@@ -74,7 +74,8 @@ def convert_command(ctx: click.Context, /, **options: Any) -> None:
     )  # fmt: skip
     with ProgressBars(terminal) as bars:
         manifest = convert_pair(wanted, bars.line, bars.update)
-    measures = manifest.draft is not None and not options["no_measure"]
+    drafts = manifest.draft is not None or manifest.holds_head
+    measures = drafts and not options["no_measure"]
     if options["as_json"]:
         report = measure_pair(terminal, str(out), PROMPTS, MAX_TOKENS, tells=False) if measures else None
         data = {"folder": str(out), **asdict(manifest), "acceptance": report}

@@ -185,7 +185,7 @@ SETTINGS = (
         "|".join(VERIFICATIONS),
         "Rule for accepting drafts.  [default: by temperature and seed]",
     ),
-    Setting("drafter", EngineConfig, check_drafter, "|".join(names()), "Draft source: model, ngram, none or auto."),
+    Setting("drafter", EngineConfig, check_drafter, "|".join(names()), "Draft source; auto picks the fastest."),
     Setting("calibrate", EngineConfig, switch, "on|off", "Measure the cost of drafting on this machine, once."),
     Setting("page-size", EngineConfig, int, "N", "Token positions per page of KV memory."),
     Setting("kv-memory", EngineConfig, parse_bytes, "SIZE", "Maximum KV memory, such as 2GB."),

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from helix_mlx.engine.engine import Engine
+from helix_mlx.engine.requests import served_by
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
+from helix_mlx.speculative.registry import AUTO, candidates
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class AcceptanceCounts:
         }
 
 
+def drafters_of(engine: Engine) -> list[str]:
+    """The names of those who can draft for an engine's pair: its model or head first, where there is one."""
+    return list(candidates(AUTO, served_by(engine.pair)))
+
+
 def count_acceptance(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
@@ -69,7 +76,7 @@ def count_acceptance(
         prompts: token ids of each.
         workload: what to call them.
         temperature: of all answers; their seeds are their places in `prompts`.
-        drafter: "model" or "ngram".
+        drafter: its name.
         max_tokens: the longest answer.
         draft_tokens: drafts a cycle.
     """

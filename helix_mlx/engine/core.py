@@ -21,7 +21,7 @@ from helix_mlx.engine.execution.runner import Runner
 from helix_mlx.engine.handle import Handle
 from helix_mlx.engine.memory import allocate_pool
 from helix_mlx.engine.metrics import Metrics
-from helix_mlx.engine.requests import SequenceBuilder
+from helix_mlx.engine.requests import SequenceBuilder, served_by
 from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_cost_table
 from helix_mlx.engine.scheduling.failsafe_policy import FailsafePolicy
 from helix_mlx.engine.scheduling.scheduler import Limits, Scheduler
@@ -29,14 +29,15 @@ from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.kernels.cpu import attention
 from helix_mlx.kernels.device import chip_name
 from helix_mlx.models.loader import evaluate_all
+from helix_mlx.models.mtp.load import head_of
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
 from helix_mlx.paging.prefix_cache import PrefixCache
 from helix_mlx.paging.snapshots import Snapshots
 from helix_mlx.request import Completion, SamplingParams
 from helix_mlx.speculative.calibration import CostTableKey, CostTableStore
-from helix_mlx.speculative.draft_model import DraftModel
-from helix_mlx.speculative.registry import DRAFTERS, NONE, Drafters, uses_draft_model
+from helix_mlx.speculative.draft_model import DraftModel, HeadDrafter
+from helix_mlx.speculative.registry import DRAFTERS, NONE, Drafters, uses
 from helix_mlx.types import Notice, Progress
 
 CALIBRATED_CONTEXT = 1024
@@ -59,7 +60,8 @@ class EngineCore:
     def __init__(
         self, pair: Pair, config: EngineConfig, notice: Notice | None = None, drafters: Drafters = DRAFTERS
     ) -> None:
-        if not uses_draft_model(config.drafter, drafters):
+        served = served_by(pair)
+        if served is not None and not uses(config.drafter, served, drafters):
             pair = replace(pair, draft=None)
         self.pair = pair
         self.pool, states, self.config = allocate_pool(pair, config)
@@ -74,9 +76,7 @@ class EngineCore:
             network = loaded.model.draft if isinstance(loaded.model, SharedVocabulary) else loaded.model
             if pair.kernels.library is not None and attention.install(network):
                 self.pool.direct[number] = pair.kernels.library
-        drafter = None
-        if pair.draft is not None:
-            drafter = DraftModel(pair.draft.model, pair.draft.vocab_size, pair.target.vocab_size)
+        models = _models(pair)
         config = self.config
         assert config.max_sequences is not None
         self.scheduler: Scheduler[Sequence] = Scheduler(
@@ -98,7 +98,6 @@ class EngineCore:
             snapshots=Snapshots(states.snapshots),
             recurrent=bool(pair.target.layout.states),
         )
-        models = Models(pair.target.model, pair.target.vocab_size, drafter, drafter)
         share = pair.draft.nbytes / pair.target.nbytes if pair.draft else 0.0
         self.draft_policy = AdaptiveDraftPolicy(estimated_cost_table(share))
         policy = FailsafePolicy(self.draft_policy, notice or _warn)
@@ -237,6 +236,16 @@ class EngineCore:
             settings=self.settings(sequence.params, sequence.drafting.draft_tokens, sequence.drafting.drafter),
             marks=sequence.marks,
         )
+
+
+def _models(pair: Pair) -> Models:
+    target, draft, head = pair.target, pair.draft, head_of(pair.draft)
+    if head is not None:
+        return Models(target.model, target.vocab_size, None, HeadDrafter(head), head)
+    if draft is None:
+        return Models(target.model, target.vocab_size, None, None)
+    drafter = DraftModel(draft.model, draft.vocab_size, target.vocab_size)
+    return Models(target.model, target.vocab_size, drafter, drafter)
 
 
 def _warn(text: str) -> None:

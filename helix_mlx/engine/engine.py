@@ -28,7 +28,8 @@ from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings, StreamSettings
 from helix_mlx.speculative.calibration import CostTableStore
 from helix_mlx.speculative.cost_model import CostTable
-from helix_mlx.speculative.registry import DRAFTERS, Drafters, uses_draft_model
+from helix_mlx.speculative.drafter import Needs
+from helix_mlx.speculative.registry import DRAFTERS, MTP, Drafters, uses
 from helix_mlx.types import Message, Notice, Progress, Prompt
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ def load(
     """
     check_arguments("load", old, {"ladders": "cost_tables"})
     config = config or EngineConfig()
-    if not uses_draft_model(config.drafter):
-        draft = "none"
     kernels = choose_kernels(config.cpu_kernels, config.cpu_threads, notice)
     loaded = load_pair(
         pair,
@@ -74,10 +73,14 @@ def load(
         trust_remote_code=trust_remote_code,
         notice=notice,
         generation_config=config.generation_config,
+        draft_model=uses(config.drafter, Needs.DRAFT_MODEL),
+        head=uses(config.drafter, Needs.HIDDEN_STATES) and (draft != "none" or config.drafter == MTP),
     )
     if loaded.generation.left_out and notice is not None:
         asked = ", ".join(f"{name} {value}" for name, value in loaded.generation.left_out.items())
         notice(f"The model's generation_config.json asks for {asked}, which Helix does not support; ignored.")
+    if config.drafter == MTP and loaded.draft is None and notice is not None:
+        notice(f"{loaded.target.source} has no usable multi-token-prediction head; running without drafts.")
     loaded = loaded.with_kernels(kernels)
     loaded.check()
     engine = Engine(loaded, config, notice)

@@ -14,6 +14,7 @@ from helix_mlx.engine.memory import DEFAULT_CONTEXT
 from helix_mlx.engine.scheduling.draft_state import NO_LIMIT, DraftState
 from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.errors import PromptError, SettingsError
+from helix_mlx.models.mtp.load import head_of
 from helix_mlx.models.pair import Pair
 from helix_mlx.models.text.incremental_text import IncrementalText
 from helix_mlx.models.text.tokenizer import Tokenizer
@@ -24,6 +25,13 @@ from helix_mlx.sampling.noise import fold_seed
 from helix_mlx.speculative.drafter import Needs
 from helix_mlx.speculative.registry import AUTO, NONE, Drafters, candidates, check_drafter
 from helix_mlx.thinking import ThinkMarks
+
+
+def served_by(pair: Pair) -> Needs | None:
+    """What a pair's draft gives drafters to work from; None without one."""
+    if pair.draft is None:
+        return None
+    return Needs.DRAFT_MODEL if head_of(pair.draft) is None else Needs.HIDDEN_STATES
 
 
 class SharedTokenizer:
@@ -120,7 +128,7 @@ class SequenceBuilder:
             SettingsError: there is no such drafter.
         """
         wanted = check_drafter(wanted or self._config.drafter, self._drafters)
-        able = candidates(wanted, self._pair.draft is not None, self._drafters)
+        able = candidates(wanted, served_by(self._pair), self._drafters)
         if not able:
             return NONE
         return AUTO if wanted == AUTO and draft_tokens is None and len(able) > 1 else next(iter(able))
@@ -175,8 +183,8 @@ class SequenceBuilder:
 
     def _drafting(self, wanted: str | None, draft_tokens: int | None) -> DraftState:
         drafter = self.drafter(wanted, draft_tokens)
-        able = candidates(drafter, self._pair.draft is not None, self._drafters)
+        able = candidates(drafter, served_by(self._pair), self._drafters)
         state = DraftState.of(drafter, able, draft_tokens if able else 0)
-        if self._pair.draft is not None and any(spec.needs is Needs.DRAFT_MODEL for spec in able.values()):
+        if self._pair.draft is not None and any(spec.needs is not Needs.TOKENS for spec in able.values()):
             state.max_context = self._pair.draft.max_context or NO_LIMIT
         return state

@@ -15,6 +15,8 @@ from helix_mlx.errors import ModelError
 WEIGHTS = "model*.safetensors"
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MTP_WEIGHTS = "mtp.safetensors"
+"""Beside a converted target: its multi-token-prediction head."""
 TOKENIZER_FILES = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "bpe.codes", "tekken.json",
     "*.model", "*.spm", "*.tiktoken",
@@ -22,7 +24,7 @@ TOKENIZER_FILES = (
 """What a tokenizer may consist of, of whichever kind."""
 OTHER_FILES = ("chat_template*", "additional_chat_templates/*", "generation_config.json")
 """What else belongs to a model beside its weights and its config.json."""
-FETCHED = ("*.json", "*.jsonl", "*.jinja", "*.txt", WEIGHTS, *TOKENIZER_FILES)
+FETCHED = ("*.json", "*.jsonl", "*.jinja", "*.txt", WEIGHTS, MTP_WEIGHTS, *TOKENIZER_FILES)
 """The files to download from a repository; as in the hub's patterns, `*` also matches slashes."""
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tekken.json", "*.model", "*.spm", "*.tiktoken")
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")

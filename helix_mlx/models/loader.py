@@ -95,7 +95,9 @@ def fetch(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=[*FETCHED, "*.py"]))
 
 
-def load(source: str, *, trust_remote_code: bool = False, notice: Notice | None = None) -> LoadedModel:
+def load(
+    source: str, *, trust_remote_code: bool = False, notice: Notice | None = None, folder: Path | None = None
+) -> LoadedModel:
     """Load a model for the device in use.
 
     On a CPU everything that is not quantised, scales included, becomes float32: MLX multiplies 4-bit weights
@@ -105,11 +107,12 @@ def load(source: str, *, trust_remote_code: bool = False, notice: Notice | None 
         source: a folder, or a repository on the hub.
         trust_remote_code: allow a model that brings Python code of its own.
         notice: is told of files with weights that are left alone.
+        folder: where the source is, when it has been fetched.
 
     Raises:
         ModelError: missing, unreadable, unsupported or unsafe.
     """
-    folder = fetch(source)
+    folder = folder or fetch(source)
     read_config(folder, trust_remote_code)
     model, config = read_model(folder, trust_remote_code=trust_remote_code, notice=notice)
     with guarded(f"cannot load the weights in {folder}", "download the model again"):

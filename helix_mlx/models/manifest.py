@@ -11,6 +11,7 @@ from typing import Any
 
 from helix_mlx.errors import PairError
 from helix_mlx.files import write_beside
+from helix_mlx.models.files import MTP_WEIGHTS
 from helix_mlx.types import Progress
 
 FORMAT = 1
@@ -67,6 +68,11 @@ class Manifest:
     def target(self) -> ConvertedModel:
         """The target."""
         return next(model for model in self.models if model.role == "target")
+
+    @property
+    def holds_head(self) -> bool:
+        """Whether a multi-token-prediction head lies beside the target's weights."""
+        return f"target/{MTP_WEIGHTS}" in self.files
 
     def write(self, folder: Path) -> None:
         """Write it into a folder, as its last file."""

@@ -10,7 +10,9 @@ from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu.choice import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.cpu.layers import replace_layers
 from helix_mlx.models.generation import GenerationConfig, own_eos_ids, read_generation_config
-from helix_mlx.models.loader import LoadedModel, load
+from helix_mlx.models.loader import LoadedModel, fetch, load
+from helix_mlx.models.mtp.load import head_of, load_head
+from helix_mlx.models.mtp.weights import is_sidecar
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
 from helix_mlx.models.probe import check_rows
 from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
@@ -22,7 +24,8 @@ from helix_mlx.types import Notice
 
 @dataclass(frozen=True, repr=False)
 class Pair:
-    """What an engine runs. `name` is what people are shown; `kernels`, what its products are done by on a CPU;
+    """What an engine runs. The draft may be a multi-token-prediction head of the target in the place of a model.
+    `name` is what people are shown; `kernels`, what its products are done by on a CPU;
     `generation`, what the target's makers want where the user sets nothing.
     """
 
@@ -54,7 +57,7 @@ class Pair:
             ModelError: one does not, or it cannot run on this device.
         """
         for loaded in (self.target, self.draft):
-            if loaded is not None:
+            if loaded is not None and head_of(loaded) is None:
                 model = loaded.model.draft if isinstance(loaded.model, SharedVocabulary) else loaded.model
                 check_rows(model, loaded.probed, loaded.config)
 
@@ -67,6 +70,8 @@ def load_pair(
     trust_remote_code: bool = False,
     notice: Notice | None = None,
     generation_config: bool = True,
+    draft_model: bool = True,
+    head: bool = False,
 ) -> Pair:
     """Load a named pair, or a target with a draft of one's own choice.
 
@@ -77,6 +82,8 @@ def load_pair(
         trust_remote_code: allow models that bring Python code of their own.
         notice: is told of files in a model's folder that are left alone.
         generation_config: whether the target's generation_config.json counts, with its end tokens.
+        draft_model: whether a draft model may be used; without it there is none.
+        head: whether the target's own multi-token-prediction head may be used, which goes behind a draft model.
 
     Raises:
         SettingsError: there is no such pair, or both a pair and a target are named.
@@ -100,8 +107,14 @@ def load_pair(
         eos_ids = own_eos_ids(folder)
     tokenizer = Tokenizer.load(folder, eos_ids, trust_remote_code=trust_remote_code)
     loaded_draft = None
-    if draft is not None:
-        loaded_draft = load(draft, trust_remote_code=trust_remote_code, notice=None if draft == target else notice)
+    drafts_in = fetch(draft) if draft is not None and (draft_model or head) else None
+    if draft is not None and drafts_in is not None and is_sidecar(drafts_in):
+        loaded_draft = load_head(draft, drafts_in, loaded_target, notice) if head else None
+    elif draft is None or drafts_in is None or not draft_model:
+        loaded_draft = load_head(target, folder, loaded_target, notice) if head else None
+    else:
+        told = None if draft == target else notice
+        loaded_draft = load(draft, trust_remote_code=trust_remote_code, notice=told, folder=drafts_in)
         same = loaded_draft.folder == loaded_target.folder
         drafts = tokenizer if same else Tokenizer.load(loaded_draft.folder, None, trust_remote_code=trust_remote_code)
         loaded_draft = fitted(loaded_draft, loaded_target, tokenizer, drafts)

@@ -1,4 +1,4 @@
-"""The drafter that runs a small model, one token at a time."""
+"""The drafters that run a model, one token at a time: a small one, or a head of the target."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from helix_mlx.models.loader import LanguageModel
+from helix_mlx.models.mtp.head import MTPHead
 from helix_mlx.speculative.drafter import DraftContext
 from helix_mlx.speculative.verification import draft_token
 from helix_mlx.speculative.verification.types import Draft
@@ -70,3 +71,39 @@ class DraftModel:
         if width < self._vocab_size:
             return mx.pad(draft_logits, [(0, 0), (0, self._vocab_size - width)], constant_values=-mx.inf)
         return draft_logits
+
+
+class HeadDrafter:
+    """Draws each draft from what a multi-token-prediction head foresees.
+
+    The first pass has the target's own hidden state of the last position that it has read, and the last token; each
+    one behind it the head's own output and the draft before.
+
+    Args:
+        head: of the target.
+    """
+
+    def __init__(self, head: MTPHead) -> None:
+        self._head = head
+
+    def propose(self, context: DraftContext, count: int) -> Draft:
+        """See `ModelDrafter.propose`. Needs the keys and values up to n - 2, and writes on to n + count - 2."""
+        kv, hidden = context.kv, context.hidden
+        assert kv is not None
+        assert hidden is not None
+        tokens: list[mx.array] = []
+        probs: list[mx.array] = []
+        rows = context.last[:, -1:]
+        for index in range(1, count + 1):
+            caches = kv.caches(context.positions + (index - 2), context.limit + index - 1, context.exact)
+            hidden = self._head(rows, hidden, caches)
+            draft_logits = self._head.trunk.logits(hidden)[:, -1]
+            token, token_probs = draft_token(
+                draft_logits, index, context.filters, context.seeds, context.positions, context.rules
+            )
+            tokens.append(token)
+            if token_probs is not None:
+                probs.append(token_probs)
+            mx.async_eval(tokens[-1:], probs[-1:])
+            rows = token[:, None]
+        return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1) if probs else None)

@@ -25,6 +25,7 @@ class Needs(Enum):
 
     TOKENS = "the tokens of the sequence, on the host"
     DRAFT_MODEL = "a draft model, with its keys and values in the pages"
+    HIDDEN_STATES = "the target's last hidden states: a head of it, which has keys and values in the pages, too"
 
 
 class TokenDrafter(Protocol):
@@ -77,7 +78,7 @@ class DrafterSpec:
     def __post_init__(self) -> None:
         assert self.priors
         assert all(0 < prior < 1 for prior in self.priors.values())
-        assert (self.make is None) == (self.needs is Needs.DRAFT_MODEL)
+        assert (self.make is None) == (self.needs is not Needs.TOKENS)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class DraftContext:
         limit: a bound, known to the host, on n.
         exact: n is `limit` in every sequence.
         filters, seeds, rules: the sequences' settings, as in `Rows`.
-        kv: the draft model's keys and values, valid up to position n - W; None where there is no draft model.
+        kv: the draft model's keys and values, valid up to position n - W; None where there is no draft model. A head's
+            are valid up to n - 1.
+        hidden: [B, 1, H], the target's hidden state at position n - 1, where a head is there to read it.
     """
 
     last: mx.array
@@ -101,3 +104,4 @@ class DraftContext:
     seeds: mx.array
     rules: Sequence[str]
     kv: PagedKV | None
+    hidden: mx.array | None = None

@@ -9,7 +9,7 @@ from helix_mlx.speculative.acceptance import PRIOR
 from helix_mlx.speculative.drafter import DrafterSpec, Needs
 from helix_mlx.speculative.ngram import LONG_MATCH, SHORT_MATCH, NgramLookup
 
-MODEL, NGRAM = "model", "ngram"
+MODEL, MTP, NGRAM = "model", "mtp", "ngram"
 AUTO, NONE = "auto", "none"
 """The special names: choose the fastest, and no drafts."""
 
@@ -20,6 +20,7 @@ DRAFTERS: Drafters = {
     spec.name: spec
     for spec in (
         DrafterSpec(MODEL, Needs.DRAFT_MODEL, {MODEL: PRIOR}),
+        DrafterSpec(MTP, Needs.HIDDEN_STATES, {MTP: PRIOR}),
         DrafterSpec(NGRAM, Needs.TOKENS, {SHORT_MATCH: 0.35, LONG_MATCH: 0.7}, NgramLookup),
     )
 }
@@ -41,23 +42,23 @@ def check_drafter(name: str, drafters: Drafters = DRAFTERS) -> str:
     return name
 
 
-def candidates(name: str, has_model: bool, drafters: Drafters = DRAFTERS) -> dict[str, DrafterSpec]:
+def candidates(name: str, draft: Needs | None, drafters: Drafters = DRAFTERS) -> dict[str, DrafterSpec]:
     """The available drafters that a name stands for, in registry order.
 
     Args:
         name: one of `names`.
-        has_model: whether there is a draft model.
+        draft: what the pair's draft gives a drafter to work from; None without one.
         drafters: the registry.
     """
     wanted = drafters if name == AUTO else {name: drafters[name]} if name in drafters else {}
-    return {key: spec for key, spec in wanted.items() if has_model or spec.needs is not Needs.DRAFT_MODEL}
+    return {key: spec for key, spec in wanted.items() if spec.needs in (Needs.TOKENS, draft)}
 
 
-def uses_draft_model(name: str, drafters: Drafters = DRAFTERS) -> bool:
-    """Whether a draft model may be asked where this name is given.
+def uses(name: str, draft: Needs, drafters: Drafters = DRAFTERS) -> bool:
+    """Whether a draft of that kind may be asked where this name is given.
 
     Raises:
         SettingsError: there is no such drafter.
     """
-    specs = candidates(check_drafter(name, drafters), has_model=True, drafters=drafters)
-    return any(spec.needs is Needs.DRAFT_MODEL for spec in specs.values())
+    specs = candidates(check_drafter(name, drafters), draft, drafters)
+    return any(spec.needs is draft for spec in specs.values())

@@ -11,6 +11,7 @@ from helix_mlx.engine.core import EngineCore
 from helix_mlx.engine.engine import Engine
 from helix_mlx.engine.scheduling.draft_policy import AdaptiveDraftPolicy, estimated_cost_table
 from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.models.mtp.load import head_of
 from helix_mlx.models.pair import Pair
 from helix_mlx.request import SamplingParams
 from tests.support import pool_addresses, prompt
@@ -48,11 +49,7 @@ class AtRandom(AdaptiveDraftPolicy):
         super().choose(decoding, most)
         for sequence in decoding:
             if sequence.drafting.is_adaptive:
-                asked = sequence.drafting.drafter
-                able = (
-                    ["model", "ngram", "none"] if asked == "auto" else [asked, "none"] if asked != "none" else ["none"]
-                )
-                drafter = self._chance.choice(able)
+                drafter = self._chance.choice([*sequence.drafting.drafters, "none"])
                 sequence.drafting.set_next(drafter, 0 if drafter == "none" else self._chance.randint(0, 7))
 
     def wants_drafts(self, decoding: Seq[Sequence], most: int) -> bool:
@@ -66,6 +63,7 @@ class Mix:
     def __init__(self, core: EngineCore, chance: random.Random) -> None:
         self.core = core
         self.chance = chance
+        self.by_model = "model" if head_of(core.pair.draft) is None else "mtp"
         self.addresses: dict[int, list[int]] = {}
         self.live: dict[Sequence, tuple[int, SamplingParams]] = {}
         self.ended: list[tuple[Sequence, tuple[int, SamplingParams]]] = []
@@ -75,7 +73,7 @@ class Mix:
         number, params = chance.randrange(len(PROMPTS)), chance.choice(SETTINGS)
         params = replace(params, max_tokens=chance.randint(1, LONGEST))
         count, priority = chance.choice((None, None, 0, 1, 2, 4, 7)), chance.choice((0, 0, 0, 1))
-        drafter = chance.choice((None, None, "model", "ngram", "none"))
+        drafter = chance.choice((None, None, self.by_model, "ngram", "none"))
         group = []
         for index in range(chance.choice((1, 1, 1, 1, 2, 4))):
             if params.seed is not None:

@@ -118,7 +118,7 @@ def test_one_that_fails_ends_its_own_request(pair: Pair, texts: dict[float, list
 
 
 def test_an_unknown_name_is_told_with_those_that_are_known(pair: Pair) -> None:
-    names = "drafter is eagle, but must be one of auto, model, ngram, constant, none"
+    names = "drafter is eagle, but must be one of auto, model, mtp, ngram, constant, none"
     with (
         Engine(pair, EngineConfig(max_context=64), drafters=with_row()) as engine,
         pytest.raises(SettingsError, match=names),

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from helix_mlx.engine.execution.checkpoints import Checkpoint, Checkpoints
 from helix_mlx.engine.scheduling.sequence import Sequence
+from helix_mlx.models.mtp.head import MTPHead
 from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.sampling.filters import Filters
 from helix_mlx.speculative.drafter import DraftContext
@@ -19,7 +20,8 @@ class Batch:
 
     `last_two` [B, 2] int32 holds the tokens at positions n - 1 and n, `positions` [B] int32 holds n; both live
     on the device and may be a cycle ahead of what the host has read. `drafting` are the rows whose draft keys and
-    values are in `draft`, in the order of the batch: those that the draft has read up to the last two tokens.
+    values are in `draft`, in the order of the batch: those that the draft has read up to the last two tokens; where the
+    draft is a head of the target, all of them. `hidden` [B, 1, H] are the target's hidden states at n - 1 for it.
 
     Args:
         sequences: with all but the last token read by the target, each with its own keys and values, which the
@@ -34,6 +36,7 @@ class Batch:
         self.drafting: list[int] = []
         self.target: PagedKV
         self.draft: PagedKV | None = None
+        self.hidden: mx.array | None = None
         self._take_in(list(sequences), [])
 
     @property
@@ -121,6 +124,34 @@ class Batch:
             Checkpoint(kv.model, {row: (place, ends[place]) for place, row in enumerate(rows) if ends[place]}, states)
         ]
 
+    def asked(self, counts: Seq[int], proposed: dict[int, list[int]]) -> list[int]:
+        """The rows whose draft model is asked in a cycle.
+
+        Args:
+            counts: K of each sequence.
+            proposed: the drafts of token drafters, by row.
+        """
+        return [row for row in self.drafting if counts[row] and row not in proposed]
+
+    def follow(
+        self, head: MTPHead, hidden: mx.array, tokens: mx.array, accepted: mx.array, bounds: tuple[int, bool]
+    ) -> None:
+        """Let a head read what the target has read in a cycle, with the hidden states that this gave.
+
+        Rows that were not kept are written, too, and overwritten like those of the target.
+
+        Args:
+            hidden: [B, K + 1, H], at positions n and on.
+            tokens: [B, K + 1] int32, at n + 1 and on: the drafts that were kept, the next token, and filling.
+            accepted: [B] int32.
+            bounds: of the pass: `limit` and `exact`, as in `PagedKV.caches`.
+        """
+        assert self.draft is not None
+        assert len(self.drafting) == len(self.sequences)
+        # Nobody looks at what comes out, so this is two norms and projections: no attention is computed.
+        head(tokens, hidden, self.draft.caches(self.positions, *bounds))
+        self.hidden = mx.take_along_axis(hidden, accepted[:, None, None], axis=1)
+
     def draft_context(self, in_flight: int) -> DraftContext:
         """What the drafter sees: the sequences that draft.
 
@@ -140,6 +171,7 @@ class Batch:
                 self.seeds,
                 self.rules,
                 self.draft,
+                self.hidden,
             )
         rows = mx.array(self.drafting, mx.int32)
         return DraftContext(
@@ -168,7 +200,7 @@ class Batch:
             count: K, the drafts of each row.
             vocab_size: of the target.
         """
-        if draft is not None and len(self.drafting) == len(self.sequences):
+        if draft is not None and len(self.drafting) == len(self.sequences) and not proposed:
             return draft
         drafted = [*self.drafting, *proposed] if draft else list(proposed)
         places = {row: place for place, row in enumerate(drafted)}
@@ -190,6 +222,11 @@ class Batch:
             parts.append(sequence.kv.target)
             sequence.kv.target = None
         self.target = PagedKV.concatenate(parts)
+        states = [] if self.hidden is None or not staying else [self.hidden[mx.array(staying)]]
+        states += [sequence.kv.hidden for sequence in joining if sequence.kv.hidden is not None]
+        self.hidden = mx.concatenate(states) if states else None
+        for sequence in joining:
+            sequence.kv.hidden = None
         self.sequences = [self.sequences[row] for row in staying] + joining
         # A prompt of one token has nothing before it: position -1 is never kept, so any token stands in.
         self.last_two = mx.array([(s.tokens[-2:] * 2)[-2:] for s in self.sequences], mx.int32)

@@ -81,7 +81,10 @@ class Checkpoints:
     def keep(self, model: int, sequence: Sequence, kv: PagedKV, position: int) -> None:
         """Keep the states of one sequence behind `position` tokens, where that is a boundary."""
         if self.wanted(model) and position % self._pool.page_size == 0 and kv.states is not None:
-            self._put(model, sequence, position, kv.states)
+            if len(sequence.kv.table.digests) * self._pool.page_size >= position:
+                self._put(model, sequence, position, kv.states)
+            else:  # its page is still in the tail
+                sequence.kv.checkpoints[model] = position, kv.states.copy()
 
     def boundaries(self, kv: PagedKV, starts: Seq[int], most: Seq[int]) -> list[int]:
         """The boundary that each row of a cycle may reach; 0 where it reaches none.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -11,6 +13,7 @@ from helix_mlx.engine.execution.batch import Batch
 from helix_mlx.engine.execution.checkpoints import Checkpoint
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.models.loader import LanguageModel
+from helix_mlx.models.mtp.head import MTPHead
 from helix_mlx.paging.paged_cache import PagedKV, commit
 from helix_mlx.request import MAX_DRAFT_TOKENS
 from helix_mlx.speculative.drafter import ModelDrafter
@@ -38,20 +41,58 @@ def prefill_chunk(model: LanguageModel, kv: PagedKV, tokens: list[int], start: i
     Raises:
         MemoryBudgetError: no page is free.
     """
-    # A draft that was not asked for a while may have left more than a page in its tail.
-    if kv.has_full_page([start]):
-        mx.synchronize()
-        commit([kv], [[start]])
-    slots = kv.tail.slots
-    kv.resize_tail(max(slots, start - kv.committed[0] + len(tokens)))
     limit = start + len(tokens)
-    model(mx.array([tokens], mx.int32), cache=kv.caches(mx.array([start], mx.int32), limit, exact=True))
-    # The logits are never looked at, so the last layer and the output head are never computed.
-    mx.async_eval(kv.arrays)
-    mx.synchronize()
-    commit([kv], [[limit]])
-    if kv.tail.slots > slots:
-        kv.resize_tail(slots)
+    with _room([kv], start, len(tokens)):
+        model(mx.array([tokens], mx.int32), cache=kv.caches(mx.array([start], mx.int32), limit, exact=True))
+        # The logits are never looked at, so the last layer and the output head are never computed.
+        mx.async_eval(kv.arrays)
+        mx.synchronize()
+        commit([kv], [[limit]])
+
+
+def prefill_with_head(head: MTPHead, kvs: list[PagedKV], tokens: list[int], start: int, most: int) -> mx.array:
+    """Let a target and its head read known tokens of one sequence, each in one pass, and commit the pages of both.
+
+    Args:
+        head: reads what the target has found.
+        kvs: one sequence's keys and values of the target and of the head, valid up to position start - 1.
+        tokens: those at positions start, start + 1, ..., and the one behind, which only the head reads.
+        start: the first position to write.
+        most: positions that may be committed.
+
+    Returns:
+        [1, 1, H], the target's hidden state at the last position.
+
+    Raises:
+        MemoryBudgetError: no page is free.
+    """
+    count = len(tokens) - 1
+    at, limit, known = mx.array([start], mx.int32), start + count, mx.array([tokens], mx.int32)
+    with _room(kvs, start, count):
+        target, draft = kvs
+        hidden = head.trunk.hidden(known[:, :-1], cache=target.caches(at, limit, exact=True))
+        head(known[:, 1:], hidden, draft.caches(at, limit, exact=True))
+        last = hidden[:, -1:]
+        mx.async_eval(last, target.arrays, draft.arrays)
+        mx.synchronize()
+        commit(kvs, [[min(limit, most)]] * 2)
+    return last
+
+
+@contextmanager
+def _room(kvs: list[PagedKV], start: int, count: int) -> Iterator[None]:
+    """Tails with room for so many positions more, in the body."""
+    # A draft that was not asked for a while may have left more than a page in its tail.
+    if any(kv.has_full_page([start]) for kv in kvs):
+        mx.synchronize()
+        commit(kvs, [[start]] * len(kvs))
+    slots = [kv.tail.slots for kv in kvs]
+    for kv, held in zip(kvs, slots, strict=True):
+        kv.resize_tail(max(held, start - kv.committed[0] + count))
+    yield
+    if any(kv.tail.slots > held for kv, held in zip(kvs, slots, strict=True)):
+        for kv, held in zip(kvs, slots, strict=True):
+            kv.resize_tail(held)
         # Each prompt gathers arrays of other sizes than the one before; their memory would pile up.
         mx.clear_cache()
 
@@ -60,13 +101,15 @@ def prefill_chunk(model: LanguageModel, kv: PagedKV, tokens: list[int], start: i
 class Models:
     """Who is asked. `draft` is the model that `drafter` asks; both are None without one.
 
-    `vocab_size` is the width of the target's logits.
+    `vocab_size` is the width of the target's logits. `head` is a head that `drafter` asks in the place of a model: it
+    reads whatever the target reads, together with it, whoever drafts.
     """
 
     target: LanguageModel
     vocab_size: int
     draft: LanguageModel | None
     drafter: ModelDrafter | None
+    head: MTPHead | None = None
 
 
 @dataclass(eq=False)
@@ -106,7 +149,7 @@ def cycle(
     rows = batch.last_two[:, 1:]
     count, read = max(counts), 0
     if count:
-        if batch.drafting:
+        if batch.asked(counts, proposed):
             assert models.drafter is not None
             context = batch.draft_context(in_flight)
             read = context.last.shape[1]
@@ -114,7 +157,12 @@ def cycle(
         draft = batch.spread(draft, proposed, count, models.vocab_size)
         rows = mx.concatenate([rows, draft.tokens], axis=1)
     caches = batch.target.caches(batch.positions, limit + 1 + count, exact, record=count > 0)
-    target_logits = models.target(rows, cache=caches)
+    hidden = None
+    if models.head is None:
+        target_logits = models.target(rows, cache=caches)
+    else:
+        hidden = models.head.trunk.hidden(rows, cache=caches)
+        target_logits = models.head.trunk.logits(hidden)
     # The device goes on here while the host builds what follows.
     mx.async_eval(target_logits)
     verdict = verify(Rows(target_logits, draft, batch.filters, batch.seeds, batch.positions), batch.rules, counts)
@@ -128,8 +176,11 @@ def cycle(
         batch.last_two = mx.take_along_axis(following, kept + mx.arange(2)[None], axis=1)
     else:  # nothing to choose between; on a CPU each operation costs some microseconds
         following = batch.last_two = mx.concatenate([rows, verdict.next_token[:, None]], axis=1)
+    if models.head is not None and hidden is not None:
+        batch.follow(models.head, hidden, following[:, 1:], verdict.accepted, (limit + 1 + count, exact))
     batch.positions = batch.positions + verdict.accepted + 1
     packed = mx.concatenate([mx.where(verdict.finite[:, None], kept, -1), following[:, 1:]], axis=1)
     kvs = [batch.target] + ([batch.draft] if batch.draft is not None else [])
-    mx.async_eval(packed, batch.last_two, batch.positions, *(kv.arrays for kv in kvs))
+    ahead = [] if batch.hidden is None else [batch.hidden]
+    mx.async_eval(packed, batch.last_two, batch.positions, *ahead, *(kv.arrays for kv in kvs))
     return packed, checkpoints

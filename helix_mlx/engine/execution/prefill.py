@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from helix_mlx.engine.execution.checkpoints import Checkpoints
-from helix_mlx.engine.execution.cycle import Models, prefill_chunk, tail_slots
+from helix_mlx.engine.execution.cycle import Models, prefill_chunk, prefill_with_head, tail_slots
 from helix_mlx.engine.metrics import Counters
 from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, Sequence
 from helix_mlx.paging.page_pool import DRAFT, TARGET, PagePool
 from helix_mlx.paging.paged_cache import PagedKV
-from helix_mlx.paging.prefix_cache import PrefixCache
+from helix_mlx.paging.prefix_cache import Match, PrefixCache
 
 
 class Prefill:
@@ -43,8 +43,8 @@ class Prefill:
 
     def pages_needed(self, sequence: Sequence) -> int:
         """Pages that a waiting sequence would take from those that can be had, to hold the tokens known now."""
-        found = self._cache.match(sequence.tokens[: sequence.length]).pages
-        shared = sum(self._pool.allocator.ref_count(page) > 0 for page in found)
+        found = self._match(sequence)
+        shared = sum(self._pool.allocator.ref_count(page) > 0 for page in found.pages)
         return sequence.length // self._pool.page_size - shared
 
     def pages_returned(self, sequence: Sequence) -> int:
@@ -54,7 +54,7 @@ class Prefill:
     def begin(self, sequence: Sequence) -> None:
         """Begin with what the prefix cache holds of the sequence's tokens."""
         size = self._pool.page_size
-        found = self._cache.match(sequence.tokens[: sequence.length])
+        found = self._match(sequence)
         if self._checkpoints.wanted(TARGET) or self._checkpoints.wanted(DRAFT):
             sequence.kv.boundaries = self._checkpoints.along(sequence.length, found.known)
         kv, hit_tokens = sequence.kv, len(found.pages) * size
@@ -78,14 +78,23 @@ class Prefill:
         copy.kv.target_length = copy.kv.prefill_start = sequence.kv.target_length
         copy.stats.prefix_hit_tokens = sequence.kv.target_length
         copy.times.began = time.perf_counter()
-        self._begin_draft(copy)
+        if self._models.head is None:
+            self._begin_draft(copy)
+            return
+        assert sequence.kv.draft is not None
+        copy.kv.draft = sequence.kv.draft.fork(copy.kv.table)
+        copy.kv.draft_length = sequence.kv.draft_length
+        copy.kv.hidden, copy.kv.hidden_known = sequence.kv.hidden, sequence.kv.hidden_known
 
     def read_target(self, sequence: Sequence, count: int) -> None:
         """The target reads the next tokens of one sequence."""
         kv, start = sequence.kv.target, sequence.kv.target_length
         assert kv is not None
         for end in self._checkpoints.pieces(TARGET, sequence, start, start + count):
-            prefill_chunk(self._models.target, kv, sequence.tokens[start:end], start)
+            if self._models.head is None:
+                prefill_chunk(self._models.target, kv, sequence.tokens[start:end], start)
+            else:
+                self._read_with_head(sequence, kv, start, end)
             sequence.kv.target_length = start = end
             self._cache.add(sequence.kv.table, sequence.tokens, kv.committed[0] // self._pool.page_size)
             self._checkpoints.keep(TARGET, sequence, kv, end)
@@ -112,7 +121,34 @@ class Prefill:
             sequence.kv.draft_length = start = end
             self._checkpoints.keep(DRAFT, sequence, sequence.kv.draft, end)
 
+    def _read_with_head(self, sequence: Sequence, kv: PagedKV, start: int, end: int) -> None:
+        assert self._models.head is not None
+        assert sequence.kv.draft is not None
+        # Who comes back may draft at once, which writes the last position again: its page stays in the tail.
+        most = sequence.length - 1 if sequence.emitted_count else end
+        known = sequence.tokens[start : end + 1]
+        sequence.kv.hidden = prefill_with_head(self._models.head, [kv, sequence.kv.draft], known, start, most)
+        sequence.kv.hidden_known = True
+        sequence.kv.draft_length = end
+
+    def _match(self, sequence: Sequence) -> Match:
+        """What the prefix cache has of a sequence's tokens; with a head, as far as both have read it."""
+        found = self._cache.match(sequence.tokens[: sequence.length])
+        if self._models.head is None:
+            return found
+        drafted = self._pool.allocator.drafted
+        count = next((n for n, page in enumerate(found.pages) if page not in drafted), len(found.pages))
+        if count < len(found.pages) and self._pool.layouts[TARGET].states:
+            count = self._cache.snapshots.deepest(TARGET, found.digests[:count])
+        return Match(found.pages[:count], found.digests[:count], found.known)
+
     def _begin_draft(self, sequence: Sequence) -> None:
+        if self._models.head is not None:
+            kv = sequence.kv
+            kv.draft = PagedKV.empty(self._pool, DRAFT, kv.table, self._slots)
+            kv.draft.found(len(kv.table.pages))
+            kv.draft_length, kv.hidden = kv.target_length, self._models.head.no_hidden()
+            return
         if sequence.drafting.can_use_model:
             sequence.kv.draft = PagedKV.empty(self._pool, DRAFT, sequence.kv.table, self._slots + DRAFT_GAP)
             self._find_drafted(sequence)

@@ -246,7 +246,8 @@ class Runner:
         sequences = [s for s, _ in decode]
         if self._batch is None:
             self._batch = Batch(sequences, self._checkpoints)
-        ready = [s for s, count in decode if count and self._may_draft(s)]
+        # A head reads along in every cycle.
+        ready = sequences if self._models.head else [s for s, count in decode if count and self._may_draft(s)]
         self._batch.arrange(sequences, ready)
 
     def _may_draft(self, sequence: Sequence) -> bool:
@@ -312,7 +313,7 @@ class Runner:
         in_flight = sum(max(step.counts) + 1 for step in self._steps_in_flight)
         certain = not any(count for step in self._steps_in_flight for count in step.counts)
         packed, checkpoints = cycle(self._models, batch, counts, proposed, in_flight, certain)
-        drafting = set(batch.drafting) if max(counts) else set()
+        drafting = set(batch.asked(counts, proposed))
         self._device_idle = False
         self._steps_in_flight.append(InFlightStep(packed, list(batch.sequences), counts, drafting, checkpoints))
         self._count.target_passes += 1
@@ -387,6 +388,8 @@ class Runner:
         if count and drafter is not None:
             drafter.observe(count, stats.accepted - before)
         sequence.kv.target_length = sequence.length
-        if draft_passes:
+        if self._models.head is not None:
+            sequence.kv.draft_length, sequence.kv.hidden_known = sequence.length, True
+        elif draft_passes:
             sequence.kv.draft_length = sequence.length - 1
         return chunks

@@ -72,7 +72,7 @@ class DraftState:
 
     @property
     def uses_model(self) -> bool:
-        """Whether the next drafter is the draft model."""
+        """Whether the next drafter is the draft model, or a head."""
         return self.needs_model(self.next_drafter)
 
     @property
@@ -85,8 +85,12 @@ class DraftState:
         self.next_drafter, self.next_draft_tokens = drafter, draft_tokens
 
     def needs_model(self, drafter: str) -> bool:
-        """Whether a drafter, by its name, is the draft model."""
-        return drafter in self.drafters and self.drafters[drafter].needs is Needs.DRAFT_MODEL
+        """Whether a drafter, by its name, is the draft model, or a head in its place."""
+        return drafter in self.drafters and self.drafters[drafter].needs is not Needs.TOKENS
+
+    def needs_hidden(self, drafter: str) -> bool:
+        """Whether a drafter, by its name, is a head that reads the target's hidden states."""
+        return drafter in self.drafters and self.drafters[drafter].needs is Needs.HIDDEN_STATES
 
     def kind(self, drafter: str) -> str:
         """What a drafter's last proposal was: what is kept of drafts is learnt by kind."""

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import mlx.core as mx
+
 from helix_mlx.engine.scheduling.draft_state import DraftState
 from helix_mlx.models.text.incremental_text import IncrementalText
 from helix_mlx.paging.block_table import BlockTable
@@ -33,6 +35,9 @@ class KVState:
         boundaries: where recurrent states are kept while known tokens are read.
         checkpoints: states at a boundary that wait for its page to be known, with the boundary, by model.
         newest_snapshot: the digest of the newest snapshot behind the prompt, by model.
+        hidden: [1, 1, H], where the draft is a head: the target's hidden state at the last position it has read, or
+            zeros; None while the sequence is in a batch, which has it then.
+        hidden_known: whether it is no zeros.
     """
 
     table: BlockTable
@@ -44,11 +49,14 @@ class KVState:
     boundaries: list[int] = field(default_factory=list)
     checkpoints: dict[int, tuple[int, RecurrentStates]] = field(default_factory=dict)
     newest_snapshot: dict[int, bytes] = field(default_factory=dict)
+    hidden: mx.array | None = None
+    hidden_known: bool = False
 
     def release(self) -> None:
         """Give everything back; whole pages may stay in the prefix cache."""
         self.table.truncate(0)
-        self.target = self.draft = None
+        self.target = self.draft = self.hidden = None
+        self.hidden_known = False
         self.target_length = self.draft_length = 0
         self.checkpoints.clear()
 
@@ -140,7 +148,9 @@ class Sequence:
 
     @property
     def max_model_drafts(self) -> int:
-        """The largest K for which a draft model was made for the positions."""
+        """The largest K for which a draft model was made for the positions, and has what it needs."""
+        if any(map(self.drafting.needs_hidden, self.drafting.drafters)) and not self.kv.hidden_known:
+            return 0
         return max(0, min(MAX_DRAFT_TOKENS, (self.drafting.max_context - self.length) // 2 - 1))
 
     @property
@@ -151,10 +161,13 @@ class Sequence:
 
     @property
     def draft_prefill_needed(self) -> int:
-        """Tokens that a draft model has to read before the cycle, where it is going to be asked in it."""
-        if not self.drafting.uses_model or (self.drafting.only_model_user and self.draft_lag <= DRAFT_GAP):
+        """Tokens that a draft model has to read before the cycle, where it is going to be asked in it. A head has read
+        what the target has.
+        """
+        drafting = self.drafting
+        if not drafting.uses_model or drafting.needs_hidden(drafting.next_drafter):
             return 0
-        return self.draft_lag
+        return 0 if drafting.only_model_user and self.draft_lag <= DRAFT_GAP else self.draft_lag
 
     @property
     def draft_lag(self) -> int:

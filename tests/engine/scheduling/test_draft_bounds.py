@@ -19,6 +19,7 @@ from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, SamplingParams
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import could_pay
+from helix_mlx.speculative.drafter import Needs
 from helix_mlx.speculative.registry import candidates
 from tests.support import prompt, random_pair
 
@@ -48,7 +49,7 @@ def random_sequence(chance: random.Random) -> Sequence:
     period = chance.choice((3, 10, 10**6))
     drafter = chance.choice(("auto", "auto", "model", "ngram", "none"))
     fixed = None if chance.random() < 0.8 else chance.randint(0, MAX_DRAFT_TOKENS)
-    specs = candidates(drafter, has_model=True)
+    specs = candidates(drafter, Needs.DRAFT_MODEL)
     made = Sequence(
         tokens=[token % period for token in range(length)],
         prompt_tokens=max(1, length - 3),

@@ -9,6 +9,7 @@ from helix_mlx.engine.scheduling.draft_state import NO_LIMIT, DraftState
 from helix_mlx.engine.scheduling.sequence import KVState, Sequence
 from helix_mlx.request import SamplingParams
 from helix_mlx.speculative.cost_model import CostModel, CostTable
+from helix_mlx.speculative.drafter import Needs
 from helix_mlx.speculative.registry import candidates
 
 CHEAP_ROWS = CostTable((1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.35), draft_s=0.05, draft_read_s=0.01)
@@ -22,7 +23,7 @@ def sequence(
     tokens: list[int], drafter: str = "auto", draft_tokens: int | None = None, max_context: int = NO_LIMIT
 ) -> Sequence:
     """One in the middle of its answer, whose draft model has read what it may."""
-    specs = candidates(drafter, has_model=True)
+    specs = candidates(drafter, Needs.DRAFT_MODEL)
     made = Sequence(
         tokens=tokens,
         prompt_tokens=10,
