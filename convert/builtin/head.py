@@ -62,7 +62,7 @@ def add_head(target: Path, folder: Path, steps: int, seed: int, progress: Progre
     for adds in (layer.self_attn.o_proj, layer.mlp.down_proj):
         adds.weight = mx.zeros_like(adds.weight)
     rows = RowSource(corpus.build_corpus(), load_tokenizer(target), corpus.system_messages(), seed)
-    optimizer = optim.AdamW(learning_rate=optim.cosine_decay(3e-3, steps))
+    optimizer = optim.AdamW(learning_rate=optim.cosine_decay(4e-3, steps), betas=[0.9, 0.95])
     gradients = nn.value_and_grad(head, _loss)
     with fastest_ops():
         for step in range(steps):

@@ -278,7 +278,9 @@ def _print_table(terminal: Terminal, pairs: list[NamedPair], memory: int) -> Non
 def _row(pair: NamedPair) -> tuple[str, ...]:
     """A pair's line of the table."""
     size = f"{pair.ram_gb} GB" if pair.ram_gb else f"> {RAM_SIZES[-1]} GB"
-    draft = "n-gram" if pair.draft == "none" else human_bytes(pair.draft_bytes)
+    draft = human_bytes(pair.draft_bytes)
+    if pair.draft == "none":
+        draft = "mtp" if pair.head else "n-gram"
     here = "yes" if is_on_disk(pair) else "no"
     return pair.name, size, human_bytes(pair.target_bytes), draft, here
 

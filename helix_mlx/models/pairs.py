@@ -30,7 +30,8 @@ RAM_SIZES = (8, 16, 32, 64, 128)
 @dataclass(frozen=True)
 class NamedPair:
     """A row of `pairs.toml`, which says what is what. `packaged` tells the pair that comes with Helix, `converted` one
-    made here. Where `kv_bytes_per_position` is None, nothing is known of it.
+    made here; `head`, one without a draft model whose target has a prediction head. Where `kv_bytes_per_position` is
+    None, nothing is known of it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class NamedPair:
     converted: bool = False
     kv_bytes_per_position: int | None = None
     unverified: bool = False
+    head: bool = False
 
     @property
     def memory_bytes(self) -> int:
@@ -137,6 +139,7 @@ def converted_pair(name: str, folder: Path) -> NamedPair:
         gated=False,
         converted=True,
         kv_bytes_per_position=_kv_bytes(folder / "target", *([folder / "draft"] if draft else [])),
+        head=draft is None and manifest.holds_head,
     )
 
 

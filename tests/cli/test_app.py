@@ -59,7 +59,7 @@ def test_version(run: Run) -> None:
         (["chat", "--draft-tokens", "many"], "draft-tokens is many, but must be between 0 (off) and 7, or auto"),
         (["generate", "hi", "--top-p", "0"], "top-p is 0.0, but must be above 0"),
         (["generate", "hi", "--verification", "best"], "one of greedy, token, block, coupled"),
-        (["chat", "--drafter", "eagle"], "one of auto, model, ngram, none"),
+        (["chat", "--drafter", "eagle"], "one of auto, model, mtp, ngram, none"),
         (["chat", "--page-size", "0"], "page-size is 0"),
         (["chat", "--kv-memory", "plenty"], "kv-memory is 'plenty'"),
         (["chat", "--lookahead", "2"], "lookahead is 2"),

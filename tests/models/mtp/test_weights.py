@@ -22,6 +22,7 @@ from helix_mlx.models.mtp.families import LAYER, Family, is_norm
 from helix_mlx.models.mtp.head import MTPHead
 from helix_mlx.models.mtp.load import head_of
 from helix_mlx.models.mtp.weights import family_of, read_head, save_head
+from helix_mlx.models.pairs import converted_pair
 from tests.convert.checkpoints import write_tokenizer
 from tests.heads import random_head, target_of
 from tests.support import plain, prompt
@@ -179,6 +180,7 @@ def test_a_conversion_keeps_the_head_with_weights_like_the_targets(target: Path,
     recipe = Recipe(group_size=32)
     made = convert_pair(Wanted(str(target), None, tmp_path / "pair", recipe, recipe), lambda _: None, lambda *_: None)
     assert made.holds_head
+    assert converted_pair("mine", tmp_path / "pair").head
     with load(str(tmp_path / "pair"), config=CONFIG) as engine:
         head = head_of(engine.pair.draft)
         assert head is not None
