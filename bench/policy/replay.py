@@ -40,7 +40,8 @@ from helix_mlx.engine.scheduling.sequence import DRAFT_GAP, KVState, Sequence
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
 from helix_mlx.speculative.cost_model import CostTable
 from helix_mlx.speculative.draft_length import NO_DRAFT
-from helix_mlx.speculative.registry import DRAFTERS, MODEL, NGRAM
+from helix_mlx.speculative.drafter import Needs
+from helix_mlx.speculative.registry import MODEL, NGRAM, candidates
 
 AUTO, PLAIN = "auto", "plain"
 
@@ -110,7 +111,7 @@ class Player:
             answer=None,  # type: ignore[arg-type]
             kv=KVState(table=None),  # type: ignore[arg-type]
             pages_most=0,
-            drafting=DraftState.of("auto", DRAFTERS, None),
+            drafting=DraftState.of(AUTO, candidates(AUTO, Needs.DRAFT_MODEL), None),
         )
 
     @property
