@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -12,7 +11,7 @@ from huggingface_hub import CacheNotFound, HfApi, constants, scan_cache_dir, sna
 from huggingface_hub.hf_api import RepoSibling
 
 from helix_mlx.errors import ModelError, SettingsError
-from helix_mlx.models.files import FETCHED, weight_files
+from helix_mlx.models.files import FETCHED, check_room, weight_files
 from helix_mlx.models.hub import hub_errors
 from helix_mlx.models.loader import read_config
 from helix_mlx.models.manifest import sha256
@@ -128,18 +127,6 @@ def _missing_bytes(name: str, siblings: Sequence[RepoSibling]) -> int:
     # The cache names a large file by its hash.
     held = {file.blob_path.name for repo in here for each in repo.revisions for file in each.files}
     return sum(each.size or 0 for each in siblings if each.lfs is None or each.lfs.sha256 not in held)
-
-
-def check_room(folder: Path, size: int, what: str) -> None:
-    """See that the disk of a folder, which need not exist yet, has room.
-
-    Raises:
-        ModelError: it has not; the message has the numbers.
-    """
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
-    free = shutil.disk_usage(there).free
-    if size > free:
-        raise ModelError(f"{what} needs {size / 1e9:.2f} GB, but the disk of {folder} has {free / 1e9:.2f} GB free")
 
 
 def _no_weights(name: str, names: list[str]) -> ModelError:
