@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,12 @@ from mlx_lm.models.gated_delta import compute_g, compute_lower_bound_g
 from mlx_lm.models.ssm import compute_dt
 
 from helix_mlx.kernels.cpu.library import CpuLibrary
+from helix_mlx.kernels.device import on_cpu
 from helix_mlx.kernels.linear_scan import ScanInputs, scan, scan_state
+from helix_mlx.request import MAX_DRAFT_TOKENS
 
+CHUNKED = 2 * (MAX_DRAFT_TOKENS + 1)
+"""Rows, more than any cycle has, beyond which a GPU reads a prompt in mlx-lm's own chunks."""
 Arguments = Mapping[str, Any]
 """Of a call of a scan function, by the names of its parameters, without the state."""
 
@@ -60,7 +64,9 @@ class Scan:
             outputs, state = scan(inputs, state, self.library)
             return (outputs if self.call.finish is None else self.call.finish(arguments, outputs)), state
         count = self._count(arguments)
-        if not self.call.stepwise or count == 1:
+        # A GPU's text is its own up to ties anyway, and would take a dispatch a token of a prompt and layer.
+        in_chunks = count > CHUNKED and not on_cpu()
+        if not self.call.stepwise or count == 1 or in_chunks:
             return self._run(arguments, state)
         parts = []
         for row in range(count):
@@ -69,7 +75,7 @@ class Scan:
         assert state is not None
         return mx.concatenate(parts, axis=self.call.outputs), state
 
-    def advance(self, calls: list[Arguments], state: mx.array, kept: mx.array) -> mx.array:
+    def advance(self, calls: Sequence[Arguments], state: mx.array, kept: mx.array) -> mx.array:
         """The state after the first `kept[b]` rows of these calls, for each sequence b.
 
         Args:
