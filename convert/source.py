@@ -13,8 +13,10 @@ from huggingface_hub.hf_api import RepoSibling
 from helix_mlx.errors import ModelError, SettingsError
 from helix_mlx.models.files import FETCHED, check_room, weight_files
 from helix_mlx.models.hub import hub_errors
-from helix_mlx.models.loader import read_config
+from helix_mlx.models.loader import fetch, read_config
 from helix_mlx.models.manifest import sha256
+from helix_mlx.models.sources.local import local_model
+from helix_mlx.models.sources.wheel import WHEEL
 from helix_mlx.types import Notice
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -65,7 +67,7 @@ def find_source(
     """A model's files, fetched where they are not here. What broke off goes on where it was.
 
     Args:
-        name: a folder, or a repository on the hub.
+        name: a folder, a repository on the hub, a GGUF file, or another program's model.
         revision: of the repository: a branch, a tag or a commit.
         trust_remote_code: take a model that brings Python code of its own.
         line: is told what is fetched.
@@ -76,7 +78,11 @@ def find_source(
             disk has no room for it.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name.startswith(WHEEL) or local_model(name) is not None:
+        if revision is not None:
+            raise SettingsError("--revision only works with repositories; leave it out for a file")
+        source = Source(name, fetch(name, line), None)
+    elif folder.is_dir():
         if revision is not None:
             raise SettingsError("--revision only works with repositories; leave it out for a folder")
         source = Source(name, folder, None)

@@ -10,7 +10,7 @@ from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu.choice import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.cpu.layers import replace_layers
 from helix_mlx.models.generation import GenerationConfig, own_eos_ids, read_generation_config
-from helix_mlx.models.loader import LoadedModel, load
+from helix_mlx.models.loader import LoadedModel, fetch_target, load
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
 from helix_mlx.models.probe import check_rows
 from helix_mlx.models.text.shared_vocabulary import SharedVocabulary
@@ -72,10 +72,10 @@ def load_pair(
 
     Args:
         name: a pair of `helix-mlx pairs`; with neither `name` nor `target`, the built-in one.
-        target, draft: folders or repositories; `draft` may be "none". With `name`, `draft` takes the place
-            of the pair's own draft.
+        target, draft: folders, repositories, GGUF files and the like, as `fetch` takes them; `draft` may be "none".
+            With `name`, `draft` takes the place of the pair's own draft.
         trust_remote_code: allow models that bring Python code of their own.
-        notice: is told of files in a model's folder that are left alone.
+        notice: is told what takes a while, and of files in a model's folder that are left alone.
         generation_config: whether the target's generation_config.json counts, with its end tokens.
 
     Raises:
@@ -89,7 +89,7 @@ def load_pair(
     if target is None:
         named = named_pair(name or DEMONSTRATION)
         is_demo = named.packaged
-        name, target, draft = named.name, named.target, named.draft if draft is None else draft
+        name, target, draft = named.name, fetch_target(named, notice), named.draft if draft is None else draft
     if draft == "none":
         draft = None
     loaded_target = load(target, trust_remote_code=trust_remote_code, notice=notice)

@@ -28,6 +28,8 @@ from helix_mlx.models.gguf.tokenizer import write_tokenizer
 from helix_mlx.models.third_party import guarded
 from helix_mlx.types import Notice
 
+FROM_GGUF = "helix_gguf"
+"""Marks the config.json of a model that was made from a GGUF file."""
 VERSION = 1
 """Of what is written: another one is not read."""
 SHARD_BYTES = 2 << 30
@@ -114,7 +116,7 @@ def _write(file: GgufFile, folder: Path, notice: Notice | None) -> None:
             name: {"group_size": GROUP, "bits": each} for name, each in bits.items() if each != 4
         }
     config |= {"eos_token_id": ends, "bos_token_id": file.optional("tokenizer.ggml.bos_token_id", int)}
-    config["converted_from"] = "gguf"
+    config[FROM_GGUF] = True
     _write_json(folder / "generation_config.json", {"eos_token_id": ends, **_sampling(file)})
     _write_json(folder / "config.json", config)
 

@@ -156,7 +156,7 @@ def test_what_newer_files_say_of_sampling_is_the_model_s_default(tmp_path: Path,
     ],
 )
 def test_a_tokenizer_that_is_not_known_is_one_line(
-    tmp_path: Path, tiny: TinyGguf, settings: dict[str, str], told: str
+    tmp_path: Path, tiny: TinyGguf, settings: dict[str, Any], told: str
 ) -> None:
     path = tiny.write(tmp_path / "a.gguf", **settings)
     with pytest.raises(ModelError, match=told) as raised:
