@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from helix_mlx.errors import ModelError
 from helix_mlx.files import cache_folder, folder_beside, locked
+from helix_mlx.kernels.device import on_cpu
 from helix_mlx.models.files import INDEX, WHOLE, check_room, holds_model
 from helix_mlx.models.gguf.architecture import ROPE_FACTORS, Architecture, architecture_of, config_of
 from helix_mlx.models.gguf.file import GgufFile, gguf_parts, read_gguf
@@ -88,7 +89,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _fingerprint(parts: Sequence[Path]) -> str:
     """A name for the contents of files, without reading all of them."""
-    found = hashlib.sha256(f"{VERSION}".encode())
+    found = hashlib.sha256(f"{VERSION} {on_cpu()}".encode())
     for part in parts:
         stat = part.stat()
         found.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
@@ -178,7 +179,8 @@ def _arrays(
             if known.norm_offset and new.endswith("norm.weight"):
                 array = array.astype(mx.float32) - known.norm_offset
             return {new: array}
-        matrix, layer = quantized_matrix(tensor, rows), new.removesuffix(".weight")
+        # Helix's kernels for a CPU know 4 and 8 bits, and MLX's own are many times slower there.
+        matrix, layer = quantized_matrix(tensor, rows, whole_bytes=on_cpu()), new.removesuffix(".weight")
     bits[layer] = matrix.bits
     return {new: matrix.weight, f"{layer}.scales": matrix.scales, f"{layer}.biases": matrix.biases}
 

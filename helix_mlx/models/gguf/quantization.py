@@ -110,7 +110,7 @@ def mlx_bytes(tensor: Any) -> int:
     if is_float(kind):
         return int(tensor.n_bytes)
     bits = _AS_THEY_ARE[kind][0] if kind in _AS_THEY_ARE else _bits_again(kind)
-    return count * bits // 8 + count // GROUP * (8 if kind.endswith("_K") else 4)
+    return count * (4 if bits == 4 else 8) // 8 + count // GROUP * (8 if kind.endswith("_K") else 4)
 
 
 def float_array(tensor: Any, rows: NDArray[np.intp] | None = None) -> mx.array:
@@ -127,12 +127,15 @@ def float_array(tensor: Any, rows: NDArray[np.intp] | None = None) -> mx.array:
     return mx.array(data)
 
 
-def quantized_matrix(tensor: Any, rows: NDArray[np.intp] | None = None) -> QuantizedMatrix:
+def quantized_matrix(
+    tensor: Any, rows: NDArray[np.intp] | None = None, *, whole_bytes: bool = False
+) -> QuantizedMatrix:
     """A quantised tensor as MLX's; see `is_exact`.
 
     Args:
         tensor: as the reader has it, a matrix `[N, K]`.
         rows: the order its rows are to have; None leaves them.
+        whole_bytes: whether a code of 5 bits takes 8, for devices that are slow to take such codes apart.
     """
     kind, data = tensor.tensor_type.name, np.asarray(tensor.data)
     data = data if rows is None else data[rows]
@@ -140,6 +143,7 @@ def quantized_matrix(tensor: Any, rows: NDArray[np.intp] | None = None) -> Quant
     if kind not in _AS_THEY_ARE:
         return _quantized_again(tensor.tensor_type, data, columns)
     bits, read = _AS_THEY_ARE[kind]
+    bits = 8 if whole_bytes and bits > 4 else bits
     block = 256 if kind.endswith("_K") else GROUP
     weights, scales, minima = [], [], []
     step = max(1, _CHUNK // columns)

@@ -50,6 +50,17 @@ def test_logits_of_every_type_are_those_of_the_weights_in_the_file(
     check_logits(TinyGguf(architecture, kind, tied=architecture == "gemma3"), tmp_path / "a.gguf")
 
 
+@pytest.mark.parametrize(("on_cpu", "bits"), [(True, 8), (False, 5)])
+@pytest.mark.parametrize("kind", ["Q5_0", "Q5_1", "Q5_K"])
+def test_codes_of_five_bits_are_packed_as_the_device_likes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, on_cpu: bool, bits: int
+) -> None:
+    monkeypatch.setattr(gguf_folders, "on_cpu", lambda: on_cpu)
+    check_logits(TinyGguf("llama", kind), tmp_path / "a.gguf")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["quantization"]["lm_head"]["bits"] == bits
+
+
 @pytest.mark.parametrize(("architecture", "tied"), [("qwen2", False), ("qwen3", True), ("llama", True)])
 def test_biases_norms_of_heads_and_tied_heads(tmp_path: Path, architecture: str, tied: bool) -> None:
     check_logits(TinyGguf(architecture, "Q8_0", tied=tied), tmp_path / "a.gguf")
