@@ -137,16 +137,16 @@ def _read(path: Path) -> Any:
             f"reading {path.name} needs the package gguf ({one_line(error)}); run: pip install 'helix-mlx[gguf]'"
         ) from error
 
-    class Reader(GGUFReader):  # type: ignore[misc]
+    class Reader(GGUFReader):
         """The package's reader on a plain array: slices of a mapped one cost it twice the time."""
 
         @property
-        def data(self) -> NDArray[np.uint8]:
+        def data(self) -> Any:
             """The bytes of the file, which stay on disk."""
             return self._bytes
 
         @data.setter
-        def data(self, mapped: NDArray[np.uint8]) -> None:
+        def data(self, mapped: Any) -> None:
             self._bytes = mapped.view(np.ndarray)
 
     with guarded(f"cannot read {path}, which may be cut off", "download it again"):
