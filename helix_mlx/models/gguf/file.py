@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from helix_mlx.errors import ModelError
 from helix_mlx.models.third_party import guarded, one_line
