@@ -16,7 +16,7 @@ CPU := $(if $(filter Linux,$(shell uname -s)),$(comma)cpu)
 .PHONY: help chat test test-all lint types clean
 
 help:
-	@echo "make chat    talk to the built-in pair (make chat ARGS='--pair qwen3-8b' takes another)"
+	@echo "make chat    talk to a small model (make chat ARGS='--pair qwen3-8b' takes another)"
 	@echo "make test    run the tests (make test-all: the slow ones, too)"
 	@echo "make lint    check style"
 	@echo "make types   check types"
@@ -55,7 +55,7 @@ $(VENV)/python:
 
 $(VENV)/installed: pyproject.toml | $(VENV)/python
 	@echo "Installing Helix into $(VENV); this happens once and takes a minute or two."
-	@$(PIP) --editable "$(if $(CPU),.[cpu],.)"
+	@$(PIP) --editable ".[gguf$(CPU)]"
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(VENV)/python

@@ -17,9 +17,8 @@ from mlx_lm import utils
 from mlx_lm.convert import mixed_quant_predicate_builder
 
 from helix_mlx.convert.recipe import Recipe, dtype_of
-from helix_mlx.convert.source import check_room
 from helix_mlx.errors import HelixError, ModelError
-from helix_mlx.models.files import copy_others
+from helix_mlx.models.files import check_room, copy_others
 from helix_mlx.models.loader import read_model
 from helix_mlx.models.mtp.weights import read_head, save_head
 from helix_mlx.models.third_party import guarded

@@ -14,8 +14,9 @@ from helix_mlx import __version__
 from helix_mlx.convert.checkpoint import convert_checkpoint
 from helix_mlx.convert.file_lock import exclusively
 from helix_mlx.convert.recipe import Recipe
-from helix_mlx.convert.source import Source, check_room, find_source
+from helix_mlx.convert.source import Source, find_source
 from helix_mlx.errors import ModelError, SettingsError
+from helix_mlx.models.files import check_room
 from helix_mlx.models.manifest import ConvertedModel, Manifest, hashed_files
 from helix_mlx.models.text.tokenizer import Tokenizer
 from helix_mlx.models.text.vocabulary import compare

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -12,10 +11,12 @@ from huggingface_hub import CacheNotFound, HfApi, constants, scan_cache_dir, sna
 from huggingface_hub.hf_api import RepoSibling
 
 from helix_mlx.errors import ModelError, SettingsError
-from helix_mlx.models.files import FETCHED, weight_files
+from helix_mlx.models.files import FETCHED, check_room, weight_files
 from helix_mlx.models.hub import hub_errors
-from helix_mlx.models.loader import read_config
+from helix_mlx.models.loader import fetch, read_config
 from helix_mlx.models.manifest import sha256
+from helix_mlx.models.sources.local import local_model
+from helix_mlx.models.sources.wheel import WHEEL
 from helix_mlx.types import Notice
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -66,7 +67,7 @@ def find_source(
     """A model's files, fetched where they are not here. What broke off goes on where it was.
 
     Args:
-        name: a folder, or a repository on the hub.
+        name: a folder, a repository on the hub, a GGUF file, or another program's model.
         revision: of the repository: a branch, a tag or a commit.
         trust_remote_code: take a model that brings Python code of its own.
         line: is told what is fetched.
@@ -77,7 +78,11 @@ def find_source(
             disk has no room for it.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name.startswith(WHEEL) or local_model(name) is not None:
+        if revision is not None:
+            raise SettingsError("--revision only works with repositories; leave it out for a file")
+        source = Source(name, fetch(name, line), None)
+    elif folder.is_dir():
         if revision is not None:
             raise SettingsError("--revision only works with repositories; leave it out for a folder")
         source = Source(name, folder, None)
@@ -128,18 +133,6 @@ def _missing_bytes(name: str, siblings: Sequence[RepoSibling]) -> int:
     # The cache names a large file by its hash.
     held = {file.blob_path.name for repo in here for each in repo.revisions for file in each.files}
     return sum(each.size or 0 for each in siblings if each.lfs is None or each.lfs.sha256 not in held)
-
-
-def check_room(folder: Path, size: int, what: str) -> None:
-    """See that the disk of a folder, which need not exist yet, has room.
-
-    Raises:
-        ModelError: it has not; the message has the numbers.
-    """
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
-    free = shutil.disk_usage(there).free
-    if size > free:
-        raise ModelError(f"{what} needs {size / 1e9:.2f} GB, but the disk of {folder} has {free / 1e9:.2f} GB free")
 
 
 def _no_weights(name: str, names: list[str]) -> ModelError:

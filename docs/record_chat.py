@@ -66,7 +66,7 @@ def record() -> str:
     """Hold the chat; return everything that the terminal was sent."""
     keyboard, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
-    command = [sys.executable, "-c", "from helix_mlx.cli import main; main(['chat'])"]
+    command = [sys.executable, "-c", "from helix_mlx.cli import main; main(['chat', 'tiny'])"]
     environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": os.devnull, "INPUTRC": os.devnull}
     environment.pop("NO_COLOR", None)
     chat = subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside, env=environment)

@@ -1,10 +1,12 @@
-"""Atomic writing of files and folders."""
+"""Atomic writing of files and folders, and where the user's caches are."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,3 +58,38 @@ def folder_beside(folder: Path, replace: bool = False) -> Iterator[Path]:
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let no other process into the body for a folder, which need not exist; one that is in it is waited for.
+
+    Raises:
+        OSError: nothing can be written beside the folder.
+    """
+    lock = folder.with_name(f".{folder.name}.lock")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(file), lock.stat()):
+                break
+        except FileNotFoundError:
+            pass
+        os.close(file)  # whoever held it before has removed it meanwhile
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(file)
+
+
+def cache_folder(what: str) -> Path:
+    """The user's cache folder; if there is no home folder, a path that cannot exist."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path(os.devnull)  # never a shared folder: anyone who can write there could make us load their code
+    caches = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
+    return caches / "helix-mlx" / what

@@ -23,12 +23,12 @@ from helix_mlx.convert.distill.teacher import Opinion, ask_teacher
 from helix_mlx.convert.distill.texts import Text, write_texts
 from helix_mlx.convert.distill.training import Course, Schedule, Trainer
 from helix_mlx.convert.file_lock import exclusively
-from helix_mlx.convert.source import check_room
 from helix_mlx.engine.acceptance_counts import count_acceptance
 from helix_mlx.engine.engine import Engine, load
 from helix_mlx.errors import ModelError, PairError, SettingsError
 from helix_mlx.files import write_beside
 from helix_mlx.kernels.cpu.choice import choose_kernels
+from helix_mlx.models.files import check_room
 from helix_mlx.models.loader import fetch
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import ConvertedModel, Manifest, hashed_files, read_manifest

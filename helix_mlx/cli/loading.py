@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from helix_mlx.cli.console.progress import ticking
+from helix_mlx.cli.console.progress import ProgressBar, ticking
 from helix_mlx.cli.console.terminal import Terminal
 from helix_mlx.cli.options import Options, engine_config
-from helix_mlx.errors import SettingsError
+from helix_mlx.errors import ModelError, SettingsError
 from helix_mlx.models.pairs import (
+    DEFAULT,
     DEMONSTRATION,
     converted_folder,
     converted_folders,
@@ -21,6 +24,8 @@ from helix_mlx.models.pairs import (
     named_pairs,
     source_path,
 )
+from helix_mlx.models.sources.local import LM_STUDIO, OLLAMA, SUFFIX, local_model, ollama_model
+from helix_mlx.models.sources.wheel import WHEEL
 from helix_mlx.models.third_party import importing
 
 if TYPE_CHECKING:
@@ -36,7 +41,10 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
     """
     config = engine_config(options)
     pair, target, draft = chosen(options)
-    waiting = ticking(terminal, f"Loading {target or pair or DEMONSTRATION}")
+    notice = partial(_tell, terminal)
+    if target is None:
+        pair = _fetched(pair, terminal)
+    waiting = ticking(terminal, f"Loading {target or pair}")
     with waiting if _is_here(pair, target, draft) else nullcontext():
         # Imported here, so that errors in the options are reported before MLX is loaded.
         with importing("MLX and mlx-lm"):
@@ -48,8 +56,40 @@ def open_engine(options: Options, terminal: Terminal) -> Engine:
             draft=draft,
             config=config,
             trust_remote_code=options["trust_remote_code"],
-            notice=lambda text: terminal.error_line(f"\r\x1b[K{text}" if terminal.live_errors else text),
+            notice=notice,
         )
+
+
+def _tell(terminal: Terminal, text: str) -> None:
+    """Write a line to standard error, over a progress bar that may be there."""
+    terminal.error_line(f"\r\x1b[K{text}" if terminal.live_errors else text)
+
+
+def _fetched(pair: str | None, terminal: Terminal) -> str:
+    """Have a pair's target on this machine; return the pair's name.
+
+    Without a name it is the default pair, or the built-in one if the default can be had nowhere.
+
+    Raises:
+        HelixError: there is no such pair, or a named one cannot be had.
+    """
+    named = named_pair(pair or DEFAULT)
+    if named.target_here is not None:
+        return named.name
+    with importing("MLX and mlx-lm"):
+        from helix_mlx.models.loader import fetch_target
+
+    bar = ProgressBar(terminal, "Downloading (MB)")
+    try:
+        fetch_target(named, partial(_tell, terminal), bar.update)
+    except ModelError as error:
+        if pair is not None:
+            raise
+        _tell(terminal, f"{named.name} cannot be had: {error}. Starting the built-in demonstration instead.")
+        return DEMONSTRATION
+    finally:
+        bar.wipe()
+    return named.name
 
 
 def find_model(options: Options) -> None:
@@ -60,7 +100,7 @@ def find_model(options: Options) -> None:
     """
     pair, target, _ = chosen(options)
     if target is None:
-        named_pair(pair or DEMONSTRATION)
+        named_pair(pair or DEFAULT)
 
 
 def complete_pair(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -89,11 +129,29 @@ def chosen(options: Options) -> tuple[str | None, str | None, str | None]:
     if model is not None:
         if pair is not None or target is not None:
             raise SettingsError(f"{model} and {'--pair' if pair else '--target'} cannot be used together; choose one")
-        if is_pair(model) or not ("/" in model or os.path.isdir(os.path.expanduser(model))):
+        if is_pair(model) or not _is_model(model):
             pair = model
         else:
             target = model
-    return pair, target, options["draft"]
+    models = options.get("ollama_models")
+    return pair, _from_ollama(target, models), _from_ollama(options["draft"], models)
+
+
+def _is_model(name: str) -> bool:
+    """Whether a name that is no pair's can mean a model: a path, a repository, or one of another program's."""
+    return (
+        "/" in name
+        or name.startswith((OLLAMA, LM_STUDIO, WHEEL))
+        or name.endswith(SUFFIX)
+        or os.path.exists(os.path.expanduser(name))
+    )
+
+
+def _from_ollama(source: str | None, models: str | None) -> str | None:
+    """A source, with the path of a model that Ollama keeps elsewhere than usual in place of its name."""
+    if source is None or not models or not source.startswith(OLLAMA):
+        return source
+    return str(ollama_model(source.removeprefix(OLLAMA), Path(models).expanduser()))
 
 
 def is_pair(name: str) -> bool:
@@ -104,6 +162,10 @@ def is_pair(name: str) -> bool:
 def _is_here(pair: str | None, target: str | None, draft: str | None) -> bool:
     """Whether everything is on disk; otherwise the download shows its own progress bar."""
     if target is None:
-        named = named_pair(pair or DEMONSTRATION)
-        target, draft = named.target, draft or named.draft
-    return all(source_path(source) is not None for source in (target, draft) if source not in (None, "none"))
+        assert pair is not None, "the target of a pair has been fetched"
+        target, draft = None, draft or named_pair(pair).draft
+    return all(_has(source) for source in (target, draft) if source is not None)
+
+
+def _has(source: str) -> bool:
+    return source == "none" or local_model(source) is not None or source_path(source) is not None

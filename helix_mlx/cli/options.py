@@ -206,10 +206,18 @@ SETTINGS = (
 )
 
 _OTHERS = (
-    click.option("--model", "-m", metavar="NAME", help="Name of a pair, or a model's folder or repository."),
-    click.option("--pair", metavar="NAME", help="Name of a pair; see `helix-mlx pairs`.  [default: tiny]"),
-    click.option("--target", metavar="PATH|REPO", help="Target model, instead of a named pair."),
-    click.option("--draft", metavar="PATH|REPO|none", help="Draft model for the target."),
+    click.option("--model", "-m", metavar="NAME", help="Name of a pair, or a model, as for --target."),
+    click.option(
+        "--pair", metavar="NAME", help="Name of a pair; see `helix-mlx pairs`.  [default: smollm2-135m, else tiny]"
+    ),
+    click.option(
+        "--target",
+        metavar="MODEL",
+        help="Target model, instead of a named pair: a folder, a GGUF file, a repository, ollama:NAME or "
+        "lmstudio:PUBLISHER/MODEL.",
+    ),
+    click.option("--draft", metavar="MODEL|none", help="Draft model for the target."),
+    click.option("--ollama-models", envvar="OLLAMA_MODELS", hidden=True, help="Where Ollama keeps its models."),
     click.option("--trust-remote-code", is_flag=True, help="Allow models to run Python code of their own."),
     click.option("--system", metavar="TEXT", help="System message."),
     click.option(

@@ -234,7 +234,7 @@ def fetch_command(pair: NamedPair) -> str:
 
 def is_on_disk(pair: NamedPair) -> bool:
     """Whether a pair is completely on disk."""
-    return all(source_path(source) is not None for source in (pair.target, pair.draft) if source != "none")
+    return pair.target_here is not None and (pair.draft == "none" or source_path(pair.draft) is not None)
 
 
 def _to_json(pair: NamedPair, memory: int) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def _print_table(terminal: Terminal, pairs: list[NamedPair], memory: int) -> Non
             terminal.line(f"\nToo large for the {memory / 2**30:.0f} GB of this machine:\n")
         terminal.line(line, DIM if too_large else BOLD)
         if not (pair.packaged or pair.converted):
-            for source in (pair.target, pair.draft):
+            for source in (*pair.targets, pair.draft):
                 if source != "none":
                     terminal.line(f"  {source}", DIM)
         gate = "; gated: accept the licence on the hub first, then `hf auth login`" if pair.gated else ""
@@ -286,9 +286,14 @@ def _row(pair: NamedPair) -> tuple[str, ...]:
 
 
 def _fetch(pair: NamedPair, terminal: Terminal) -> None:
-    from helix_mlx.models.loader import fetch
+    from helix_mlx.models.loader import fetch, fetch_target
 
-    for source in (pair.target, pair.draft):
+    bar = ProgressBar(terminal, "Downloading (MB)")
+    try:
+        target = fetch_target(pair, terminal.error_line, bar.update)
+    finally:
+        bar.wipe()
+    for source in (target, pair.draft):
         if source != "none":
             terminal.line(f"{source} is in {fetch(source)}")
     terminal.line(f"Next: helix-mlx chat --pair {pair.name}")

@@ -22,8 +22,8 @@ from helix_mlx.engine.metrics import Metrics
 from helix_mlx.engine.scheduling.sequence import Sequence
 from helix_mlx.engine.streaming import read
 from helix_mlx.errors import SettingsError, check_arguments, renamed
+from helix_mlx.files import cache_folder
 from helix_mlx.kernels.cpu.choice import choose_kernels
-from helix_mlx.kernels.cpu.library import cache_folder
 from helix_mlx.models.pair import Pair, load_pair
 from helix_mlx.request import Chunk, Completion, Request, SamplingParams, Settings, StreamSettings
 from helix_mlx.speculative.calibration import CostTableStore

@@ -108,6 +108,18 @@ def copy_others(source: Path, destination: Path, *more: str) -> None:
                 shutil.copyfile(file, copy)
 
 
+def check_room(folder: Path, size: int, what: str) -> None:
+    """See that the disk of a folder, which need not exist yet, has room.
+
+    Raises:
+        ModelError: it has not; the message has the numbers.
+    """
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise ModelError(f"{what} needs {size / 1e9:.2f} GB, but the disk of {folder} has {free / 1e9:.2f} GB free")
+
+
 def _named(folder: Path) -> list[str] | None:
     """The files that a folder's index names; None without an index."""
     index = folder / INDEX

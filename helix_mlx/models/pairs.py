@@ -12,11 +12,14 @@ from helix_mlx.errors import SettingsError, did_you_mean
 from helix_mlx.models.files import holds_model
 from helix_mlx.models.manifest import NAME as MANIFEST
 from helix_mlx.models.manifest import check_files, read_manifest
+from helix_mlx.models.sources.wheel import WHEEL, find_wheel
 from helix_mlx.models.third_party import importing
 from helix_mlx.toml import read_toml
 
 DEMONSTRATION = "tiny"
-"""The built-in pair, which is taken where nothing is named."""
+"""The built-in pair, which needs no network."""
+DEFAULT = "smollm2-135m"
+"""The pair of a chat where nothing is named."""
 BUILTIN = "builtin:"
 """Begins the name of a model that is part of the package; what follows is a folder beside this file."""
 CONTEXT = 8192
@@ -31,7 +34,7 @@ RAM_SIZES = (8, 16, 32, 64, 128)
 class NamedPair:
     """A row of `pairs.toml`, which says what is what. `packaged` tells the pair that comes with Helix, `converted` one
     made here; `head`, one without a draft model whose target has a prediction head. Where `kv_bytes_per_position` is
-    None, nothing is known of it.
+    None, nothing is known of it. `target_else` is a second place where the target can be had.
     """
 
     name: str
@@ -47,6 +50,17 @@ class NamedPair:
     kv_bytes_per_position: int | None = None
     unverified: bool = False
     head: bool = False
+    target_else: str | None = None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Where the target can be had, in the order to try."""
+        return (self.target,) if self.target_else is None else (self.target, self.target_else)
+
+    @property
+    def target_here(self) -> str | None:
+        """The first of these that is on this machine; None where none is."""
+        return next((source for source in self.targets if source_path(source) is not None), None)
 
     @property
     def memory_bytes(self) -> int:
@@ -149,10 +163,13 @@ def source_path(source: str) -> Path | None:
     A download that broke off does not count: it would be taken for the model forever.
 
     Args:
-        source: a built-in model, a folder, or a repository on the hub.
+        source: a built-in model, a folder, a wheel, or a repository on the hub.
     """
     if source == "none":
         return None
+    if source.startswith(WHEEL):
+        wheel = find_wheel(source)
+        return wheel.folder if wheel is not None and holds_model(wheel.folder) else None
     if source.startswith(BUILTIN):
         folder = _folder() / source.removeprefix(BUILTIN)
         return folder if folder.is_dir() else None

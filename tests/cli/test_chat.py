@@ -198,7 +198,7 @@ def test_what_is_no_text_is_one_line() -> None:
 
 
 def test_the_built_in_pair_answers_through_a_pipe(run: Run) -> None:
-    result = run("chat", "--max-tokens", "12", text="What is Helix?\nWhat is a page?\n/stats\n")
+    result = run("chat", "tiny", "--max-tokens", "12", text="What is Helix?\nWhat is a page?\n/stats\n")
     assert result.exit_code == 0
     first, second, *stats = result.stdout.splitlines()
     assert first.startswith("Helix")

@@ -79,7 +79,7 @@ def test_ctrl_c_ends_the_answer_with_what_there_was(engine: FakeEngine, run: Run
 
 
 def test_the_built_in_pair_says_the_same_with_and_without_drafts(run: Run) -> None:
-    words = ["generate", "What is Helix?", "--json", "--max-tokens", "24"]
+    words = ["generate", "What is Helix?", "--pair", "tiny", "--json", "--max-tokens", "24"]
     drafted, plain = (json.loads(run(*words, "--draft-tokens", count).stdout) for count in ("4", "0"))
     assert drafted["text"] == plain["text"]
     assert drafted["tokens"] == plain["tokens"]
@@ -90,7 +90,7 @@ def test_the_built_in_pair_says_the_same_with_and_without_drafts(run: Run) -> No
 
 @pytest.mark.parametrize("max_rows", ["1", "2", "64"])
 def test_however_few_rows_a_pass_has_the_answer_is_the_plain_one(run: Run, max_rows: str) -> None:
-    words = ["generate", "What is Helix?", "--max-tokens", "24"]
+    words = ["generate", "What is Helix?", "--pair", "tiny", "--max-tokens", "24"]
     plain = run(*words, "--draft-tokens", "0")
     for rest in (["--calibrate", "off"], ["--draft", "none", "--calibrate", "off"], ["--draft-tokens", "4"]):
         result = run(*words, "--max-rows", max_rows, *rest)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 CHAT, HELP, PAIRS = "-m tests.cli.fake_chat", "-m helix_mlx --help", "-m helix_mlx pairs --json"
 MISTAKE = "-m helix_mlx generate x --temperature -1"
-ANSWER = "-m helix_mlx generate --raw 'import os' --max-tokens 40 --calibrate off"
+ANSWER = "-m helix_mlx generate --raw 'import os' --pair tiny --max-tokens 40 --calibrate off"
 
 
 def ended(program: str, streams: str) -> tuple[int, str, str]:

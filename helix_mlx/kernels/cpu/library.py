@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from helix_mlx.files import cache_folder
 from helix_mlx.kernels.cpu.build import (
     MODULE,
     LibraryError,
@@ -66,7 +65,7 @@ def load_library(
         LibraryError: they cannot be had; the message says why.
     """
     notice = notice or (lambda _: None)
-    folder = folder or cache_folder()
+    folder = folder or cache_folder("cpu-kernels")
     stamp = Stamp.current(toolchain.nanobind_version if toolchain else nanobind_version())
     path = stored(stamp, folder)
     if path is not None:
@@ -82,16 +81,6 @@ def load_library(
             return _tried(path or compiled, stamp)
     except OSError as error:
         raise LibraryError(f"cannot compile, no disk space: {' '.join(str(error).split())[:200]}") from error
-
-
-def cache_folder(what: str = "cpu-kernels") -> Path:
-    """The user's cache folder; if there is no home folder, a path that cannot exist."""
-    try:
-        home = Path.home()
-    except RuntimeError:
-        home = Path(os.devnull)  # never a shared folder: anyone who can write there could make us load their code
-    caches = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
-    return caches / "helix-mlx" / what
 
 
 def _tried(path: Path, stamp: Stamp) -> CpuLibrary:

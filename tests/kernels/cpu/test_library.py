@@ -18,10 +18,11 @@ import mlx.core as mx
 import pytest
 
 from helix_mlx.errors import SettingsError
+from helix_mlx.files import cache_folder
 from helix_mlx.kernels.cpu import build
 from helix_mlx.kernels.cpu.build import LibraryError, Stamp, Toolchain, stored
 from helix_mlx.kernels.cpu.choice import choose_kernels
-from helix_mlx.kernels.cpu.library import CpuLibrary, cache_folder, load_library, smoke_test
+from helix_mlx.kernels.cpu.library import CpuLibrary, load_library, smoke_test
 
 COMPILER = """#!{python}
 import shutil, sys, time
@@ -157,7 +158,7 @@ def test_without_a_home_nothing_is_kept(bench: Bench, monkeypatch: pytest.Monkey
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", home)
-    bench.folder = cache_folder()
+    bench.folder = cache_folder("cpu-kernels")
     assert product(bench.load()) == 64.0
     assert bench.told[-1].startswith("Cannot write ")
 
