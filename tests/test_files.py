@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
-from helix_mlx.files import folder_beside, write_beside
+from helix_mlx.files import folder_beside, locked, write_beside
 
 
 def fail(*_: object) -> None:
@@ -79,3 +80,23 @@ def test_a_folder_is_not_replaced_unasked(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="one"), folder_beside(tmp_path / "one"):
         pass
     assert os.listdir(tmp_path) == ["one"]
+
+
+def test_a_folder_is_worked_on_by_one_at_a_time_and_the_others_wait(tmp_path: Path) -> None:
+    order: list[str] = []
+    begun = Event()
+
+    def second() -> None:
+        begun.set()
+        with locked(tmp_path / "new" / "folder"):
+            order.append("second")
+
+    thread = Thread(target=second)
+    with locked(tmp_path / "new" / "folder"):
+        thread.start()
+        assert begun.wait(10)
+        thread.join(0.1)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert list((tmp_path / "new").iterdir()) == []
