@@ -182,7 +182,7 @@ def _details(arm: str, answers: list[Answer]) -> list[str]:
         f"{statistics.median(a.first_s for a in answers) * 1e3:.1f}",
         f"{statistics.median(gaps) * 1e3:.1f}",
         f"{gaps[min(len(gaps) - 1, len(gaps) * 99 // 100)] * 1e3:.1f}",
-        f"{max(a.peak_bytes for a in answers) / 1e6:.0f}",
+        f"{peak / 1e6:.0f}" if (peak := max(a.peak_bytes for a in answers)) else "-",
         f"{tokens / passes:.2f}" if passes else "1.00",
         f"{kept / drafted:.0%}" if drafted else "-",
         f"{waits / max(1, tokens):.2f}" if waits else "-",
