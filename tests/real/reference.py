@@ -1,4 +1,4 @@
-"""The forward pass of a GGUF file in numpy, as llama.cpp computes it, from the weights that the gguf package reads."""
+"""The forward pass of a GGUF file in numpy, from the weights that the gguf package reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from gguf import GGUFReader
 from gguf.quants import dequantize
@@ -36,7 +37,8 @@ class Reference:
         embedding = self._weight("token_embd")
         x = embedding[tokens]
         if self._gemma:
-            x = x * np.float32(x.shape[-1] ** 0.5)
+            # In bfloat16, as Gemma's own code and mlx-lm have it; llama.cpp does not round this factor.
+            x = x * np.array(mx.array(x.shape[-1] ** 0.5, mx.bfloat16).astype(mx.float32))
         for layer in range(self._get("block_count")):
             at = f"blk.{layer}"
             y = self._attention(layer, self._norm(f"{at}.attn_norm", x))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from helix_mlx.bench.fixtures import baselines
 from helix_mlx.engine.engine import Engine
 from helix_mlx.kernels.cpu.choice import NO_KERNELS
@@ -83,11 +81,10 @@ def test_smollm2_s_drafts_are_of_use_to_gemma(gemma_engine: Engine) -> None:
     assert stats.accepted > stats.drafted / 3
 
 
-@pytest.mark.parametrize(("beyond", "drafter", "count"), [(-8, "model", 7), (4, "ngram", 4)])
-def test_gemma_s_windows(gemma_engine: Engine, beyond: int, drafter: str, count: int) -> None:
-    """A prompt that ends before the window, so that the answer crosses it, and one that ends behind it."""
+def test_gemma_s_windows(gemma_engine: Engine) -> None:
+    """A prompt that ends just before the window: the answer crosses it."""
     tokens = gemma_engine.pair.tokenizer.encode("One line follows another, and each is a little different. " * 60)
-    prompt = tokens[: WINDOW + beyond]
+    prompt = tokens[: WINDOW - 8]
     expected = baselines.greedy(gemma_engine.pair, prompt, NEW)
-    found = gemma_engine.generate(prompt, max_tokens=NEW, temperature=0.0, draft_tokens=count, drafter=drafter)
+    found = gemma_engine.generate(prompt, max_tokens=NEW, temperature=0.0, draft_tokens=7, drafter="model")
     assert found.tokens == expected

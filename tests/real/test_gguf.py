@@ -34,7 +34,8 @@ class QuantisedAgain:
             return None
         layer = (architecture_of(self._file).name(name) or "").removesuffix(".weight")
         weight, scales, biases = (self._arrays[f"{layer}.{part}"] for part in ("weight", "scales", "biases"))
-        found: Floats = np.array(mx.dequantize(weight, scales, biases, 32, 8).astype(mx.float32))
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)  # as the model has them on a CPU
+        found: Floats = np.array(mx.dequantize(weight, scales, biases, 32, 8))
         if name not in self.names:
             self.names.add(name)
             meant = dequantize(tensor.data, tensor.tensor_type)
