@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map_with_path
+from mlx.utils import tree_flatten
 
 from helix_mlx.models.loader import LoadedModel
 from helix_mlx.models.mtp.head import MTPHead
@@ -16,7 +16,7 @@ from helix_mlx.models.mtp.load import as_draft
 from helix_mlx.models.mtp.weights import family_of, new_head
 from helix_mlx.models.pair import Pair
 from tests.census.families import FAMILIES
-from tests.support import VOCAB, built, byte_tokenizer, random_model
+from tests.support import VOCAB, built, byte_tokenizer, random_model, randomize
 
 
 def target_of(family: str, seed: int = 0) -> LoadedModel:
@@ -29,17 +29,7 @@ def random_head(target: LoadedModel, seed: int = 3) -> MTPHead:
     family = family_of(target.config)
     assert family is not None
     head = new_head(target.config, family, target.model)
-    keys = iter(mx.random.split(mx.random.key(seed), 256))
-
-    def spread(path: str, array: mx.array) -> mx.array:
-        if array.ndim < 2:
-            return array
-        return mx.random.normal(array.shape, key=next(keys)) * (2.0 / array.shape[-1] ** 0.5)
-
-    head.update(tree_map_with_path(spread, head.parameters()))
-    head.set_dtype(mx.float32)
-    head.eval()
-    mx.eval(head.parameters())
+    randomize(head, mx.random.split(mx.random.key(seed), 256))
     return head
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,18 +60,23 @@ def untouched(config: dict[str, Any], seed: int) -> Any:
     module = importlib.import_module(f"mlx_lm.models.{family}")
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs.from_dict(copy.deepcopy(config)))
-    keys = iter(mx.random.split(mx.random.key(seed + 1), 4096))
+    randomize(model, mx.random.split(mx.random.key(seed + 1), 4096))
+    return model
+
+
+def randomize(model: Any, keys: Iterable[mx.array]) -> None:
+    """Give a module random float32 weights, each by a key of its own."""
+    left = iter(keys)
 
     def spread(path: str, array: mx.array) -> mx.array:
         if array.ndim < 2 or array.dtype not in (mx.float32, mx.float16, mx.bfloat16):
             return array
-        return mx.random.normal(array.shape, key=next(keys)) * (2.0 / array.shape[-1] ** 0.5)
+        return mx.random.normal(array.shape, key=next(left)) * (2.0 / array.shape[-1] ** 0.5)
 
     model.update(tree_map_with_path(spread, model.parameters()))
     model.set_dtype(mx.float32)
     model.eval()
     mx.eval(model.parameters())
-    return model
 
 
 def alike(model: Any, other: Any, share: float) -> None:

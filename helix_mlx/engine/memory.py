@@ -129,7 +129,7 @@ def allocate_pool(pair: Pair, config: EngineConfig) -> tuple[PagePool, StateBudg
     resolved = replace(config, kv_memory=memory, max_context=min(context, capacity), max_sequences=kept.sequences)
     first = min(pages, _pages(min(context, FIRST_CONTEXT), config))
     layouts = [loaded.layout for loaded in loaded_models]
-    return PagePool(models, config.page_size, first, pages, layouts), kept, resolved
+    return PagePool(models, config.page_size, first, pages, layouts, kept.total), kept, resolved
 
 
 def _state_budget(pair: Pair, config: EngineConfig, memory: int, states: int, sequences: int) -> StateBudget:
@@ -197,18 +197,6 @@ def held_beside(pool: PagePool, running: Seq[Sequence], tail_slots: int) -> tupl
     filled = pages + sum(max(0, s.kv.target_length - s.pages_held * pool.page_size) for s in running)
     held = pages + slots
     return slots * pool.bytes_per_page(pool.layers, 1), 1 - filled / held if held else 0.0
-
-
-def kv_budget(pool: PagePool, sequences: int, snapshots: int) -> int:
-    """Bytes that the pool may grow to, and those of recurrent states beside it.
-
-    Args:
-        pool: the pages.
-        sequences: answers that run at once.
-        snapshots: bytes of the snapshots that the prefix cache may keep.
-    """
-    states = sum(layout.state_bytes for layout in pool.layouts)
-    return pool.nbytes_most + STATES_A_SEQUENCE * sequences * states + snapshots
 
 
 def spare_memory(pair: Pair) -> int:

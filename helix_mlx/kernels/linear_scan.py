@@ -64,8 +64,19 @@ def scan_state(inputs: ScanInputs, state: mx.array, kept: mx.array, library: Cpu
         return library.module.scan_state(inputs.k, inputs.v, inputs.g, inputs.beta, state, kept)
     for step in range(inputs.k.shape[1]):
         following, _ = _step(inputs, step, state)
-        state = mx.where((kept > step)[:, None, None, None], following, state)
+        state = where_kept(kept, step, following, state)
     return state
+
+
+def where_kept(kept: mx.array, step: int, following: mx.array, state: mx.array) -> mx.array:
+    """For each sequence, the state behind a step where that was kept, else the one before.
+
+    Args:
+        kept: [B] int32, steps.
+        step: its number, from 0.
+        following, state: [B, ...].
+    """
+    return mx.where((kept > step).reshape(-1, *[1] * (state.ndim - 1)), following, state)
 
 
 def _step(inputs: ScanInputs, step: int, state: mx.array) -> tuple[mx.array, mx.array]:

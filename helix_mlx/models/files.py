@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -118,6 +120,21 @@ def check_room(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(there).free
     if size > free:
         raise ModelError(f"{what} needs {size / 1e9:.2f} GB, but the disk of {folder} has {free / 1e9:.2f} GB free")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """While a folder is written.
+
+    Raises:
+        ModelError: for any OSError of the body.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"cannot write {folder}: {error.strerror or error}; free some space, or see to its permissions"
+        ) from error
 
 
 def _named(folder: Path) -> list[str] | None:

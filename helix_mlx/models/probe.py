@@ -101,7 +101,7 @@ class _Probes:
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self.kvs: list[_ProbeCache] = []
+        self.kvs: list[ProbeCache] = []
         self.states: list[tuple[int, ArraysCache]] = []
         self.slots: list[CacheSlot] = []
 
@@ -118,7 +118,7 @@ class _Probes:
         if type(cache) is ArraysCache:
             self.states.append((index, ArraysCache(len(cache.cache))))
             return self.states[-1][1], StateSlot(len(self.states) - 1)
-        self.kvs.append(_ProbeCache(index, _window(index, cache, self._kind)))
+        self.kvs.append(ProbeCache(index, _window(index, cache, self._kind)))
         return self.kvs[-1], KVSlot(len(self.kvs) - 1)
 
 
@@ -139,7 +139,7 @@ def _window(index: int, cache: object, kind: str) -> int | None:
 
 def _why_not(model: Any, kind: str, error: Exception) -> str:
     """Why a ragged pass failed: by what it asks of a cache, by the raggedness, or for a reason of its own."""
-    if isinstance(error, AttributeError) and isinstance(error.obj, _ProbeCache):
+    if isinstance(error, AttributeError) and isinstance(error.obj, ProbeCache):
         return f"{kind} reads {error.name} of its cache, which Helix does not support yet"
     try:
         model(mx.zeros((1, 1), mx.int32), cache=make_prompt_cache(model))
@@ -153,7 +153,7 @@ def _mask_rank(config: dict[str, Any]) -> int:
     return 5 if config.get("model_type") in _GROUPED_MASKS and grouped else 4
 
 
-class _ProbeCache:
+class ProbeCache:
     """Notes the shapes of what a layer stores, and the windows that its model asks masks for; None is the layer's."""
 
     def __init__(self, index: int, window: int | None) -> None:
@@ -165,6 +165,7 @@ class _ProbeCache:
         self._held: tuple[mx.array, mx.array] | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """As mlx-lm's; what is stored is what comes back."""
         (_, key_heads, _, key_dim), (_, value_heads, _, value_dim) = keys.shape, values.shape
         shape = LayerShape(key_heads, key_dim, value_heads, value_dim, keys.dtype)
         self.shape = shape if value_dim else _keys_only(shape)
@@ -172,11 +173,13 @@ class _ProbeCache:
         return keys, values
 
     def keys_and_values(self) -> tuple[mx.array, mx.array]:
+        """What is stored."""
         assert self._held is not None, "nothing is stored yet"
         return self._held
 
     @property
     def keys(self) -> mx.array:
+        """What is stored."""
         return self.keys_and_values()[0]
 
     @keys.setter
@@ -184,6 +187,7 @@ class _ProbeCache:
 
     @property
     def values(self) -> mx.array:
+        """What is stored."""
         return self.keys_and_values()[1]
 
     @values.setter
@@ -193,6 +197,7 @@ class _ProbeCache:
         self.shape = _keys_only(self.shape)
 
     def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> mx.array | None:  # noqa: N803
+        """A mask of that shape, where an array is asked for."""
         self.windows.add(window_size)
         return mx.ones((2, 1, N, N), mx.bool_) if return_array else None
 

@@ -56,6 +56,7 @@ class PagePool:
         n_pages: pages that can be held at once, to begin with.
         pages_most: pages that it may grow to; None never grows.
         layouts: the cache objects of the models; None is one of keys and values a layer.
+        set_aside: bytes beside the pages that recurrent states may take.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PagePool:
         n_pages: int,
         pages_most: int | None = None,
         layouts: Sequence[CacheLayout] | None = None,
+        set_aside: int = 0,
     ) -> None:
         self.page_size = page_size
         self.pages_most = n_pages if pages_most is None else pages_most
@@ -72,6 +74,9 @@ class PagePool:
         self.layers = [list(layers) for layers in models]
         self.has_keys_only = [any(shape.keys_only for shape in layers) for layers in self.layers]
         self.layouts = list(layouts or [CacheLayout.plain(len(layers)) for layers in models])
+        self.set_aside = set_aside
+        self.state_bytes = sum(layout.state_bytes for layout in self.layouts)
+        """Bytes of one sequence's recurrent states, of both models."""
         self.direct: list[CpuLibrary | None] = [None for _ in models]
 
         def pages(heads: int, dim: int, dtype: mx.Dtype) -> mx.array:

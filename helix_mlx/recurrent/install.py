@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from types import FunctionType, ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -18,12 +17,11 @@ from mlx.nn.layers.base import Module
 from mlx_lm.models.cache import ArraysCache
 
 from helix_mlx.kernels.cpu.library import CpuLibrary
+from helix_mlx.kernels.functions import StandIn, give_functions, own_class, place, rebuilt
 from helix_mlx.recurrent.cache import RecurrentCache, StateRef
 from helix_mlx.recurrent.records import ValueRecord
 from helix_mlx.recurrent.registry import LAYERS, By, ConvolutionCall, Recurrence
 from helix_mlx.recurrent.scans import Scan
-
-_PLACE = "mlx_lm.models."
 
 
 def install(model: object, library: CpuLibrary | None = None) -> By | None:
@@ -40,76 +38,34 @@ def install(model: object, library: CpuLibrary | None = None) -> By | None:
     """
     if not isinstance(model, Module):
         return None
-    made: dict[type, type] = {}
-    by: By | None = None
-    for module in model.modules():
-        kind: Any = type(module)
-        recurrence = LAYERS.get((kind.__module__.removeprefix(_PLACE), kind.__name__))
-        if recurrence is None:
-            continue
-        by = recurrence.by
-        if hasattr(kind, "records_rows"):
-            if library is None:
-                continue
-            kind = kind.__base__
-        if kind not in made:
-            made[kind] = _recording(kind, recurrence, library)
-        module.__class__ = made[kind]
-    return by
+    kinds = {own_class(type(module)) for module in model.modules()}
+    known = {kind: found for kind in kinds if (found := LAYERS.get(place(kind))) is not None}
+    # Done again, it is done for the kernels.
+    again = library is not None
+    give_functions(model, lambda kind: _recording(kind, known[kind], library) if kind in known else None, again=again)
+    return next(iter(known.values())).by if known else None
 
 
-def _recording(kind: type, recurrence: Recurrence, library: CpuLibrary | None) -> type:
-    """A subclass of a layer's class whose state can be taken back."""
+def _recording(kind: Any, recurrence: Recurrence, library: CpuLibrary | None) -> dict[str, Any]:
+    """The functions of a layer's class whose state can be taken back."""
     if recurrence.by is By.ROWS:
-        body: dict[str, Any] = {"__call__": _row_by_row(kind.__call__)}
-    else:
-        names: dict[str, Any] = {"mx": _Mx("mx")}
-        for name, call in recurrence.scans.items():
-            names[name] = _scanning(Scan(_global(kind, name), call, library))
-        body = rebuilt(kind, names)
-        for method, convolution in recurrence.convolutions.items():
-            body[method] = _convolving(body[method], convolution)
-    return type(kind.__name__, (kind,), {**body, "records_rows": True, "__module__": kind.__module__})
-
-
-def _global(kind: type, name: str) -> Any:
-    return kind.__call__.__globals__[name]
-
-
-def rebuilt(kind: type, names: Mapping[str, Any]) -> dict[str, Any]:
-    """The functions of a class, with other objects under some of the names that they find in their module."""
-    body: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
-        if not base.__module__.startswith(_PLACE):
-            continue
-        for name, value in vars(base).items():
-            if isinstance(value, FunctionType):
-                body[name] = renamed(value, names)
+        return {"__call__": _row_by_row(kind.__call__)}
+    names: dict[str, Any] = {"mx": StandIn(mx, concatenate=_concatenate)}
+    for name, call in recurrence.scans.items():
+        names[name] = _scanning(Scan(kind.__call__.__globals__[name], call, library))
+    body = rebuilt(kind, names)
+    for method, convolution in recurrence.convolutions.items():
+        body[method] = _convolving(body[method], convolution)
     return body
 
 
-def renamed(function: FunctionType, names: Mapping[str, Any]) -> FunctionType:
-    """A function with other objects under some of the names that it finds in its module."""
-    found = {**function.__globals__, **names}
-    made = FunctionType(function.__code__, found, function.__name__, function.__defaults__, function.__closure__)
-    made.__kwdefaults__ = function.__kwdefaults__
-    return made
-
-
-class _Mx(ModuleType):
-    """`mlx.core` for a layer whose convolution may be given a `StateRef` in the place of the inputs before."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(mx, name)
-
-    @staticmethod
-    def concatenate(arrays: list[Any], axis: int = 0, **more: Any) -> mx.array:
-        """As in mlx.core."""
-        first = arrays[0]
-        if isinstance(first, StateRef):
-            (rows,) = arrays[1:]
-            return first.extended(rows, axis)
-        return mx.concatenate(arrays, axis=axis, **more)
+def _concatenate(arrays: list[Any], axis: int = 0, **more: Any) -> mx.array:
+    """`mx.concatenate` for a layer whose convolution may be given a `StateRef` in the place of the inputs before."""
+    first = arrays[0]
+    if isinstance(first, StateRef):
+        (rows,) = arrays[1:]
+        return first.extended(rows, axis)
+    return mx.concatenate(arrays, axis=axis, **more)
 
 
 def _scanning(scan: Scan) -> Callable[..., tuple[mx.array, mx.array]]:

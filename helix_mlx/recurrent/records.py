@@ -12,6 +12,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from helix_mlx.kernels.linear_scan import where_kept
 from helix_mlx.recurrent.scans import Arguments, Scan
 
 
@@ -88,5 +89,5 @@ class ValueRecord:
         """See `Record`."""
         state = self.base
         for row, value in enumerate(self.values):
-            state = mx.where((kept > row).reshape(-1, *[1] * (value.ndim - 1)), value, state)
+            state = where_kept(kept, row, value, state)
         return state

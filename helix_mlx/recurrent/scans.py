@@ -12,7 +12,7 @@ from mlx_lm.models.ssm import compute_dt
 
 from helix_mlx.kernels.cpu.library import CpuLibrary
 from helix_mlx.kernels.device import on_cpu
-from helix_mlx.kernels.linear_scan import ScanInputs, scan, scan_state
+from helix_mlx.kernels.linear_scan import ScanInputs, scan, scan_state, where_kept
 from helix_mlx.request import MAX_DRAFT_TOKENS
 
 CHUNKED = 2 * (MAX_DRAFT_TOKENS + 1)
@@ -93,7 +93,7 @@ class Scan:
             return self._run({**arguments, "mask": mx.arange(rows)[None] < kept[:, None]}, state)[1]
         for row in range(rows):
             _, following = self._run(self._row(arguments, row), state)
-            state = mx.where((kept > row).reshape(-1, *[1] * (following.ndim - 1)), following, state)
+            state = where_kept(kept, row, following, state)
         return state
 
     def _inputs(self, arguments: Arguments, state: mx.array | None) -> ScanInputs | None:

@@ -112,14 +112,15 @@ class RecurrentStates:
         if self._running is None:
             return None if limits is None else self.copy()
         copies: Arrays = []
+        limited = None if limits is None else mx.minimum(kept, limits)
         for layer, records in enumerate(self._records):
             for index in range(len(self._shapes[layer].shapes)):
                 assert index in records, f"array {index} of recurrent layer {layer} was not recorded"
-            if limits is not None:
-                copies.append([records[index].advance(mx.minimum(kept, limits)) for index in sorted(records)])
+            if limited is not None:
+                copies.append([records[index].advance(limited) for index in sorted(records)])
             self._verified[layer] = [records[index].advance(kept) for index in sorted(records)]
         self._running, self._records = None, []
-        return RecurrentStates(self._shapes, copies, self.fresh) if limits is not None else None
+        return RecurrentStates(self._shapes, copies, self.fresh) if limited is not None else None
 
     def _fresh_rows(self) -> list[bool]:
         """Which sequences have zeros in the place of nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -46,23 +46,13 @@ class DraftModel:
         kv = context.kv
         assert kv is not None
         assert count >= 1
-        tokens: list[mx.array] = []
-        probs: list[mx.array] = []
-        rows, limit = context.last, context.limit + 1
-        at = context.positions - (rows.shape[1] - 1)
-        for index in range(1, count + 1):
-            caches = kv.caches(at, limit, context.exact, record=True)
-            draft_logits = self._fit(self(rows, cache=caches)[:, -1])
-            token, token_probs = draft_token(
-                draft_logits, index, context.filters, context.seeds, context.positions, context.rules
-            )
-            tokens.append(token)
-            if token_probs is not None:
-                probs.append(token_probs)
-            # The device starts here, while the host builds the next draft or the target's pass.
-            mx.async_eval(tokens[-1:], probs[-1:])
-            rows, at, limit = token[:, None], context.positions + index, limit + 1
-        return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1) if probs else None)
+
+        def logits(rows: mx.array, index: int) -> mx.array:
+            at = context.positions + (index - rows.shape[1])
+            caches = kv.caches(at, context.limit + index, context.exact, record=True)
+            return self._fit(self(rows, cache=caches)[:, -1])
+
+        return _chain(context, count, context.last, logits)
 
     def _fit(self, draft_logits: mx.array) -> mx.array:
         width = self._width
@@ -88,22 +78,39 @@ class HeadDrafter:
 
     def propose(self, context: DraftContext, count: int) -> Draft:
         """See `ModelDrafter.propose`. Needs the keys and values up to n - 2, and writes on to n + count - 2."""
-        kv, hidden = context.kv, context.hidden
+        kv = context.kv
         assert kv is not None
-        assert hidden is not None
-        tokens: list[mx.array] = []
-        probs: list[mx.array] = []
-        rows = context.last[:, -1:]
-        for index in range(1, count + 1):
+        assert context.hidden is not None
+        hidden = context.hidden
+
+        def logits(rows: mx.array, index: int) -> mx.array:
+            nonlocal hidden
             caches = kv.caches(context.positions + (index - 2), context.limit + index - 1, context.exact)
             hidden = self._head(rows, hidden, caches)
-            draft_logits = self._head.trunk.logits(hidden)[:, -1]
-            token, token_probs = draft_token(
-                draft_logits, index, context.filters, context.seeds, context.positions, context.rules
-            )
-            tokens.append(token)
-            if token_probs is not None:
-                probs.append(token_probs)
-            mx.async_eval(tokens[-1:], probs[-1:])
-            rows = token[:, None]
-        return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1) if probs else None)
+            return self._head.trunk.logits(hidden)[:, -1]
+
+        return _chain(context, count, context.last[:, -1:], logits)
+
+
+def _chain(context: DraftContext, count: int, rows: mx.array, logits: Callable[[mx.array, int], mx.array]) -> Draft:
+    """Draw drafts one after the other, each from what is read with the one before it.
+
+    Args:
+        context: the sequences' settings.
+        count: how many drafts.
+        rows: [B, M] int32, the tokens of the first pass.
+        logits: a pass: of its tokens [B, M] and of the draft's number, from 1, it makes the draft's logits [B, V].
+    """
+    tokens: list[mx.array] = []
+    probs: list[mx.array] = []
+    for index in range(1, count + 1):
+        token, token_probs = draft_token(
+            logits(rows, index), index, context.filters, context.seeds, context.positions, context.rules
+        )
+        tokens.append(token)
+        if token_probs is not None:
+            probs.append(token_probs)
+        # The device starts here, while the host builds the next draft or the target's pass.
+        mx.async_eval(tokens[-1:], probs[-1:])
+        rows = token[:, None]
+    return Draft(mx.stack(tokens, axis=1), mx.stack(probs, axis=1) if probs else None)

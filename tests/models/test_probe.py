@@ -104,7 +104,7 @@ def test_an_adapted_model_goes_on_as_before_with_caches_of_mlx_lm() -> None:
         model, text = untouched(config, 0), prompt(40)
         before = plain(model, text, 6)
         assert plain(as_loaded(model, config).model, text, 6) == before
-        assert not any(hasattr(type(each), "takes_ragged") for each in untouched(config, 0).modules())
+        assert not any(hasattr(type(each), "given_functions") for each in untouched(config, 0).modules())
 
 
 def test_a_layer_that_keeps_nothing_is_named() -> None:

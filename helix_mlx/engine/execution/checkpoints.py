@@ -66,7 +66,7 @@ class Checkpoints:
         """
         size, snapshots = self._pool.page_size, self._cache.snapshots
         pages = length // size
-        parts = max(1, snapshots.nbytes_most // sum(layout.state_bytes for layout in self._pool.layouts) // PIECES)
+        parts = max(1, snapshots.nbytes_most // self._pool.state_bytes // PIECES)
         step = max(LEAST_PIECE, -(-pages // parts))
         # The draft reads the last two tokens in its first cycle, so its last boundary may be another one.
         ends = {*range(step, pages + 1, step), known, pages, max(0, length - 1) // size}
@@ -81,10 +81,8 @@ class Checkpoints:
     def keep(self, model: int, sequence: Sequence, kv: PagedKV, position: int) -> None:
         """Keep the states of one sequence behind `position` tokens, where that is a boundary."""
         if self.wanted(model) and position % self._pool.page_size == 0 and kv.states is not None:
-            if len(sequence.kv.table.digests) * self._pool.page_size >= position:
-                self._put(model, sequence, position, kv.states)
-            else:  # its page is still in the tail
-                sequence.kv.checkpoints[model] = position, kv.states.copy()
+            sequence.kv.checkpoints[model] = position, kv.states.copy()
+            self.commit(sequence)  # its page may still be in the tail
 
     def boundaries(self, kv: PagedKV, starts: Seq[int], most: Seq[int]) -> list[int]:
         """The boundary that each row of a cycle may reach; 0 where it reaches none.

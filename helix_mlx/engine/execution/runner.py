@@ -16,7 +16,7 @@ from helix_mlx.engine.execution.checkpoints import Checkpoints
 from helix_mlx.engine.execution.cycle import InFlightStep, Models, cycle, tail_slots
 from helix_mlx.engine.execution.prefill import Prefill
 from helix_mlx.engine.execution.run_ahead import WaitsFor, waits_for
-from helix_mlx.engine.memory import grow, held_beside, kv_budget
+from helix_mlx.engine.memory import grow, held_beside
 from helix_mlx.engine.metrics import Counters, Metrics
 from helix_mlx.engine.scheduling.draft_policy import DraftPolicy
 from helix_mlx.engine.scheduling.scheduler import Scheduler
@@ -153,9 +153,9 @@ class Runner:
             pages_used=allocator.pages_used,
             pages_cached=allocator.pages_cached,
             kv_bytes=self._pool.nbytes,
-            kv_budget=kv_budget(self._pool, self._scheduler.limits.max_sequences, self._cache.snapshots.nbytes_most),
+            kv_budget=self._pool.nbytes_most + self._pool.set_aside,
             tail_bytes=tail_bytes,
-            state_bytes=len(running) * sum(layout.state_bytes for layout in self._pool.layouts),
+            state_bytes=len(running) * self._pool.state_bytes,
             snapshot_bytes=self._cache.snapshots.nbytes,
             unused_fraction=unused,
             **vars(self._count),

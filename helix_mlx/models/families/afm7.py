@@ -8,8 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from helix_mlx.kernels.functions import rebuilt
 from helix_mlx.models.families.positions import is_ragged
-from helix_mlx.recurrent.install import rebuilt
 
 
 @dataclass(frozen=True)

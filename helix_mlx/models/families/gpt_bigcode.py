@@ -7,8 +7,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from helix_mlx.models.families.positions import StandIn, is_ragged, positions
-from helix_mlx.recurrent.install import renamed
+from helix_mlx.kernels.functions import StandIn, renamed
+from helix_mlx.models.families.positions import is_ragged, positions
 
 
 def learned_positions(kind: Any) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import mlx.core as mx
 
-from helix_mlx.recurrent.install import renamed
+from helix_mlx.kernels.functions import StandIn, renamed
 
 
 def is_ragged(offset: object) -> bool:
@@ -34,15 +34,3 @@ def with_rows(function: FunctionType, rows: mx.array) -> Callable[..., Any]:
         return column if len(bounds) == 2 else mx.arange(*bounds, **more)
 
     return renamed(function, {"mx": StandIn(mx, arange=arange)})
-
-
-class StandIn(ModuleType):
-    """A module with other functions under some of its names."""
-
-    def __init__(self, module: ModuleType, **functions: Callable[..., Any]) -> None:
-        super().__init__(module.__name__)
-        self.__dict__.update(functions)
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)

@@ -10,9 +10,8 @@ from typing import Any
 
 from mlx.nn.layers.base import Module
 
+from helix_mlx.kernels.functions import give_functions, place
 from helix_mlx.models.families import afm7, gpt_bigcode, llama4, minimax_m3
-
-_PLACE = "mlx_lm.models."
 
 CHANGES: Mapping[tuple[str, str], Callable[[Any], dict[str, Any]]] = {
     ("afm7", "AFMModel"): afm7.sharing_model,
@@ -29,15 +28,5 @@ def adapt(model: object) -> None:
 
     Done twice, it is done once.
     """
-    if not isinstance(model, Module):
-        return
-    made: dict[type, type] = {}
-    for module in model.modules():
-        kind = type(module)
-        change = CHANGES.get((kind.__module__.removeprefix(_PLACE), kind.__name__))
-        if change is None or hasattr(kind, "takes_ragged"):
-            continue
-        if kind not in made:
-            body = {**change(kind), "takes_ragged": True, "__module__": kind.__module__}
-            made[kind] = type(kind.__name__, (kind,), body)
-        module.__class__ = made[kind]
+    if isinstance(model, Module):
+        give_functions(model, lambda kind: CHANGES[place(kind)](kind) if place(kind) in CHANGES else None)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import mlx.core as mx
 from helix_mlx.errors import ModelError
 from helix_mlx.files import cache_folder, folder_beside, locked
 from helix_mlx.kernels.device import on_cpu
-from helix_mlx.models.files import INDEX, WHOLE, check_room, holds_model
+from helix_mlx.models.files import INDEX, WHOLE, check_room, holds_model, writing
 from helix_mlx.models.gguf.architecture import ROPE_FACTORS, Architecture, architecture_of, config_of
 from helix_mlx.models.gguf.file import GgufFile, gguf_parts, read_gguf
 from helix_mlx.models.gguf.quantization import (
@@ -70,21 +69,11 @@ def convert_gguf(parts: Sequence[Path], folder: Path, notice: Notice | None = No
         ModelError: as `gguf_folder`.
     """
     file = read_gguf(parts)
-    with _writing(folder), locked(folder):
+    with writing(folder), locked(folder):
         if holds_model(folder):
             return
         with folder_beside(folder, replace=True) as beside:
             _write(file, beside, notice)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ModelError(
-            f"cannot write {folder}: {error.strerror or error}; free some space, or see to its permissions"
-        ) from error
 
 
 def _fingerprint(parts: Sequence[Path]) -> str:

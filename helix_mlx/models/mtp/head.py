@@ -10,8 +10,6 @@ import mlx.nn as nn
 from mlx.nn.layers.base import Module
 from mlx_lm.models.base import create_attention_mask
 
-from helix_mlx.paging.page_pool import LayerShape
-
 
 class Trunk:
     """A target in two halves: up to its last hidden states, and from these to logits.
@@ -96,27 +94,3 @@ class MTPHead(nn.Module):
     def dtype(self) -> mx.Dtype:
         """Of the hidden states."""
         return self.trunk.embed(mx.zeros((1, 1), mx.int32)).dtype
-
-
-def layer_shape(head: MTPHead) -> LayerShape:
-    """What a head's layer keeps for a position, read off a pass that is never evaluated."""
-    probe = _Probe()
-    head(mx.zeros((1, 1), mx.int32), head.no_hidden(), [probe])
-    assert probe.shape is not None
-    return probe.shape
-
-
-class _Probe:
-    """Notes the shape of what the layer stores."""
-
-    def __init__(self) -> None:
-        self.offset = mx.array([0], mx.int32)
-        self.shape: LayerShape | None = None
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        (_, key_heads, _, key_dim), (_, value_heads, _, value_dim) = keys.shape, values.shape
-        self.shape = LayerShape(key_heads, key_dim, value_heads, value_dim, keys.dtype)
-        return keys, values
-
-    def make_mask(self, N: int, window_size: int | None = None, return_array: bool = False) -> None:  # noqa: N803
-        """A single row sees itself."""

