@@ -19,6 +19,11 @@ def place(kind: type) -> tuple[str, str]:
     return kind.__module__.removeprefix(_PLACE), kind.__name__
 
 
+def is_mlx_lms(kind: type) -> bool:
+    """Whether a class is of mlx-lm's models."""
+    return kind.__module__.startswith(_PLACE)
+
+
 def own_class(kind: type) -> type:
     """mlx-lm's class of a layer, whether or not `give_functions` has given it another one."""
     while "given_functions" in vars(kind):
@@ -53,7 +58,7 @@ def rebuilt(kind: type, names: Mapping[str, Any]) -> dict[str, Any]:
     """The functions of a class, with other objects under some of the names that they find in their module."""
     body: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
-        if not base.__module__.startswith(_PLACE):
+        if not is_mlx_lms(base):
             continue
         for name, value in vars(base).items():
             if isinstance(value, FunctionType):

@@ -18,6 +18,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 
 from helix_mlx.kernels.cpu.library import CpuLibrary
+from helix_mlx.kernels.functions import give_functions, is_mlx_lms, place, rebuilt
 from helix_mlx.kernels.paged_attention import Stored
 
 FAMILIES = frozenset(
@@ -41,7 +42,6 @@ FAMILIES = frozenset(
 """Modules of mlx-lm whose models hand keys, values and mask untouched from the cache to their attention, and which
 tests/kernels/test_cpu_families.py has shown to say the same with the kernel. mlx-lm runs mistral as llama."""
 
-_PLACE = "mlx_lm.models."
 _NAME = "scaled_dot_product_attention"
 
 
@@ -96,7 +96,7 @@ class WindowMask:
 def install(model: object) -> bool:
     """Make a model's attention accept `PagedKVRef` keys and values; anything else works as before.
 
-    This patches mlx-lm's modules permanently, for every model that uses them.
+    mlx-lm's modules stay as they are, and so does every other model that uses them. Done twice, it is done once.
 
     Args:
         model: a loaded model of mlx-lm.
@@ -105,15 +105,16 @@ def install(model: object) -> bool:
         Whether its caches may return `PagedKVRef`: no where no test has shown the model's family to say the same, or
         where the family does not take it in the mlx-lm that is installed.
     """
-    place = type(model).__module__
-    if not isinstance(model, Module) or place.removeprefix(_PLACE) not in FAMILIES:
+    if not isinstance(model, Module) or place(type(model))[0] not in FAMILIES:
         return False
-    modules = {type(layer).__module__ for layer in model.modules()}
-    for module in (sys.modules[name] for name in modules if name.startswith(_PLACE)):
-        original = getattr(module, _NAME, None)
-        if original is not None and not hasattr(original, "reads_in_place"):
-            setattr(module, _NAME, _reading_in_place(original))
+    give_functions(model, _functions)
     return _takes_it(model)
+
+
+def _functions(kind: type) -> dict[str, Any] | None:
+    """A class's functions with our attention; None where it has none under that name."""
+    original = getattr(sys.modules[kind.__module__], _NAME, None) if is_mlx_lms(kind) else None
+    return None if original is None else rebuilt(kind, {_NAME: _reading_in_place(original)})
 
 
 def _takes_it(model: Module) -> bool:
@@ -157,5 +158,4 @@ def _reading_in_place(original: Callable[..., mx.array]) -> Callable[..., mx.arr
         assert isinstance(mask, WindowMask), "this model makes masks of its own"
         return paged_attention(keys.library, queries, keys.stored, scale=scale, window=mask.window, sinks=sinks)
 
-    attention.reads_in_place = True  # type: ignore[attr-defined]
     return attention

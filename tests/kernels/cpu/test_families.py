@@ -115,11 +115,13 @@ def test_commits_never_move_the_pool(kernels: CpuKernels, lookahead: int) -> Non
 
 
 def test_an_engine_without_the_kernels_is_served_as_before(kernels: CpuKernels) -> None:
-    """mlx-lm's module has been changed for good; who gathers, or brings a cache of mlx-lm's, notices nothing."""
+    """Who gathers, or brings a cache of mlx-lm's, notices nothing, and mlx-lm's module stays as it is."""
+    untouched = llama.scaled_dot_product_attention
     pair = random_pair()
     before = plain(pair.target.model, prompt(20), NEW)
     assert attention.install(pair.target.model)
     changed = llama.scaled_dot_product_attention
+    assert changed is untouched
     assert attention.install(pair.target.model)
     assert llama.scaled_dot_product_attention is changed
     assert plain(pair.target.model, prompt(20), NEW) == before
